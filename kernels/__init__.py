@@ -1,0 +1,144 @@
+"""Which functions compute an operation: the NumPy pair on its page in `ops`, or a faster pair.
+
+A kernel is a module that has an operation's functions under the names of its page (`layernorm_forward`,
+`layernorm_backward`), with the same arguments and results. A *kernel set* is a folder of kernels, one file per
+operation: a subpackage of this one (`numba`), or a folder or a single file of the user's, named by its path.
+
+One rule picks: the first set asked for that takes the array (its device and dtype) and has the operation; NumPy's
+page if none does.
+"""
+
+import importlib
+import importlib.util
+import inspect
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from tinygrad_llm.errors import UserError
+
+
+class KernelSet:
+    """The kernels in one place: a subpackage of `tinygrad_llm.kernels`, or a path of the user's."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.modules: dict[str, ModuleType | None] = {}
+        if name in builtin_sets():
+            self.package = importlib.import_module(f"{__name__}.{name}")
+            self.dtypes = self.package.DTYPES
+        else:
+            self.package = None
+            self.dtypes = ("float32", "float64")
+            path = Path(name)
+            files = sorted(path.glob("*.py")) if path.is_dir() else [path]
+            if not files or not all(file.is_file() for file in files):
+                raise UserError(
+                    f"no kernel set {name!r}: give one of {', '.join(['numpy', *builtin_sets()])}, "
+                    "a Python file named after its operation, or a folder of such files"
+                )
+            self.modules = {file.stem: _import_file(file) for file in files}
+
+    def takes(self, array) -> bool:
+        """Whether this set computes on arrays of this kind: their device and dtype."""
+        return isinstance(array, np.ndarray) and array.dtype.name in self.dtypes
+
+    def find(self, operation: str) -> ModuleType | None:
+        """The module with this operation's functions, imported at first use."""
+        if self.package and operation not in self.modules:
+            module = f"{self.package.__name__}.{operation}"
+            found = importlib.util.find_spec(module)
+            self.modules[operation] = importlib.import_module(module) if found else None
+        return self.modules.get(operation)
+
+    def operations(self) -> list[str]:
+        """The names of the operations that this set has a kernel for."""
+        if not self.package:
+            return sorted(self.modules)
+        files = Path(self.package.__path__[0]).glob("[!_]*.py")
+        return sorted(file.stem for file in files if _defines_kernel(file))
+
+
+class use:
+    """Prefer these kernel sets, in this order: for good when called, until the block's end in a `with` statement.
+
+    >>> use("numba")                     # the default where Numba is installed
+    >>> with use("numpy"): ...           # the definitions
+    >>> use("my/layernorm.py", "numba")  # one kernel of one's own
+
+    Raises UserError for a name that is neither a set nor a path to kernels.
+    """
+
+    def __init__(self, *names: str):
+        global _active
+        self.previous = _active
+        _active = tuple(KernelSet(name) for name in names if name != "numpy")
+        _chosen.clear()
+
+    def __enter__(self) -> "use":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        global _active
+        _active = self.previous
+        _chosen.clear()
+
+
+def active() -> tuple[str, ...]:
+    """The names of the preferred sets, in order; NumPy's pages stand behind them all."""
+    return (*(kernel_set.name for kernel_set in _active), "numpy")
+
+
+def builtin_sets() -> list[str]:
+    """The sets that come with the package and can run here: those whose technology is installed."""
+    folders = [path.parent.name for path in Path(__file__).parent.glob("*/__init__.py")]
+    return sorted(name for name in folders if importlib.util.find_spec(name))
+
+
+def select(name: str, page, array):
+    """The function called `name`, say "layernorm_forward", for arrays like `array`: a kernel's, or else `page`'s own.
+
+    `page` is the NumPy function. Functions of one operation come from one set, whichever is asked for first.
+    """
+    if not _active:
+        return page
+    key = (name, type(array), getattr(array, "dtype", None))
+    if key not in _chosen:
+        _chosen[key] = _choose(name, page, array)
+    return _chosen[key]
+
+
+def _choose(name: str, page, array):
+    operation = name.rpartition("_")[0]
+    for kernel_set in _active:
+        module = kernel_set.find(operation) if kernel_set.takes(array) else None
+        if module is None:
+            continue
+        kernel = getattr(module, name, None)
+        if kernel is None:
+            raise UserError(f"{module.__file__} has no {name}: a kernel has every function of its operation")
+        expected, got = (list(inspect.signature(function).parameters) for function in (page, kernel))
+        if expected != got:
+            raise UserError(f"{module.__file__}: {name}({', '.join(got)}) must take ({', '.join(expected)})")
+        return kernel
+    return page
+
+
+def _defines_kernel(file: Path) -> bool:
+    return f"def {file.stem}_" in file.read_text()
+
+
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"the kernel {path} does not load: {type(error).__name__}: {error}") from error
+    return module
+
+
+_chosen: dict[tuple, object] = {}
+_active: tuple[KernelSet, ...] = ()
+use(*(["numba"] if importlib.util.find_spec("numba") else []))

@@ -1,0 +1,11 @@
+"""A GPT laboratory in plain NumPy: every derivative written by hand."""
+
+from tinygrad_llm.tensor import Tensor  # first: the operations are made of Tensors  # isort: skip
+from tinygrad_llm import kernels, ops
+from tinygrad_llm.autograd import Function, no_grad, watch
+from tinygrad_llm.errors import UserError
+from tinygrad_llm.gradcheck import gradcheck
+from tinygrad_llm.random import manual_seed
+
+__version__ = "0.1.0"
+__all__ = ["Function", "Tensor", "UserError", "functional", "gradcheck", "kernels", "manual_seed", "nn", "no_grad", "ops", "watch"]

@@ -1,0 +1,73 @@
+"""The inputs on which an operation is compared with PyTorch, and the table of PyTorch's sides.
+
+A case is a tuple of inputs, each an array, None, a number or a function of a random generator that makes an array,
+and the options that are passed by name. Sizes are odd on purpose: 1, 3, 7, 33, 97, 1023.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+ORACLES: dict[str, "Oracle"] = {}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: what to call the operation with. Floating arrays are the inputs whose gradients are compared."""
+
+    inputs: tuple
+    options: dict
+
+    def arrays(self, seed: int) -> list:
+        """The inputs for a seed; floating arrays are float64 with values that float32 holds exactly."""
+        random = np.random.default_rng(seed)
+        return [x(random) if callable(x) else x for x in self.inputs]
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """PyTorch's side of an operation: a function of torch tensors, and the cases."""
+
+    name: str
+    function: Callable
+    cases: tuple[Case, ...]
+
+
+def case(*inputs, **options) -> Case:
+    return Case(inputs, options)
+
+
+def oracle(*cases: Case) -> Callable:
+    """Enter the decorated function of torch tensors as the oracle of the operation of the same name."""
+
+    def enter(function: Callable) -> Callable:
+        name = function.__name__.removesuffix("_")  # `sum_` is the oracle of `sum`
+        ORACLES[name] = Oracle(name, function, cases)
+        return function
+
+    return enter
+
+
+def normal(*shape: int, scale: float = 1.0) -> Callable:
+    """Normal numbers."""
+    return lambda random: _float32(random.normal(size=shape) * scale)
+
+
+def positive(*shape: int) -> Callable:
+    """Numbers from 0.2 to 4."""
+    return lambda random: _float32(random.uniform(0.2, 4.0, size=shape))
+
+
+def integers(*shape: int, low: int = 0, high: int) -> Callable:
+    """Whole numbers from low to high - 1, which repeat when there are more of them."""
+    return lambda random: random.integers(low, high, size=shape)
+
+
+def booleans(*shape: int, share: float = 0.5) -> Callable:
+    """True for about this share of the elements."""
+    return lambda random: random.random(shape) < share
+
+
+def _float32(array) -> np.ndarray:
+    return np.asarray(array, np.float32).astype(np.float64)

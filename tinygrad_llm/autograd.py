@@ -1,0 +1,206 @@
+"""The tape: how an operation is put on it, and the walk back that gives every gradient.
+
+An operation is a pair of functions on arrays. Its forward returns the result and whatever its backward wants to keep;
+its backward takes the gradient of the loss with respect to the result, dy, and those, and returns the gradient with
+respect to each input: a vector-Jacobian product (Griewank & Walther 2008, chapter 3). The tape is the graph of `Node`s
+that hold the backwards; `walk_back` visits each once, after all that used its result.
+"""
+
+import contextlib
+import contextvars
+import inspect
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from tinygrad_llm import kernels
+from tinygrad_llm.tensor import Tensor
+
+_recording = contextvars.ContextVar("recording", default=True)
+_watchers: list[Callable] = []
+
+
+class Node:
+    """An operation that was run: its backward, and where the gradients of its inputs go.
+
+    `edges` has one entry an input: the Node that made it, the leaf Tensor itself, or None if it wants no gradient.
+    """
+
+    __slots__ = ("backward", "dtype", "edges", "name", "shape")
+
+    def __init__(self, name: str, edges: tuple, backward: Callable, result: np.ndarray):
+        self.name = name
+        self.edges = edges
+        self.backward = backward
+        self.shape = result.shape
+        self.dtype = result.dtype
+
+
+def operation(forward: Callable, backward: Callable) -> Callable:
+    """Join `exp_forward` and `exp_backward`, say, to the tape: the function `exp` on Tensors.
+
+    `forward(*inputs, **options)` returns y, or (y, *saved). `backward(dy, *saved)` returns the gradient of the first
+    input, or a tuple with one entry for each of the first inputs, None for one that has no gradient. A backward with a
+    parameter `needs` is told which inputs want theirs, so that it can leave out the work for the others. The kernel
+    selected for the first input computes both (see `tinygrad_llm.kernels`).
+    """
+    name = forward.__name__.removesuffix("_forward")
+    takes_needs = "needs" in inspect.signature(backward).parameters
+
+    def apply(*inputs, **options) -> Tensor:
+        arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
+        run = kernels.select(forward.__name__, forward, arrays[0])
+        run_back = kernels.select(backward.__name__, backward, arrays[0])
+        y, *saved = _watched("forward", name, run, arrays, options)
+        if takes_needs:
+            saved.append(tuple(isinstance(x, Tensor) and x.requires_grad for x in inputs))
+        return record(name, inputs, y, lambda dy: run_back(dy, *saved))
+
+    apply.__name__ = apply.__qualname__ = name
+    apply.__doc__ = inspect.getdoc(inspect.getmodule(forward))
+    apply.forward, apply.backward = forward, backward
+    return apply
+
+
+class Function:
+    """An operation of one's own, in the shape of torch.autograd.Function, on NumPy arrays.
+
+    >>> class Square(Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         ctx.save_for_backward(x)
+    ...         return x * x
+    ...     @staticmethod
+    ...     def backward(ctx, dy):
+    ...         (x,) = ctx.saved
+    ...         return dy * 2 * x
+    >>> y = Square.apply(x)
+
+    `ctx.needs_input_grad` says which inputs want a gradient. The result is one array. Check it with `gradcheck`.
+    """
+
+    class Context:
+        """What a forward keeps for its backward."""
+
+        saved: tuple = ()
+        needs_input_grad: tuple[bool, ...] = ()
+
+        def save_for_backward(self, *arrays) -> None:
+            """Keep these as `saved`; they are freed as soon as the backward has run."""
+            self.saved = arrays
+
+    @staticmethod
+    def forward(ctx: Context, *inputs):
+        """Return the result, an array, from the inputs: arrays for Tensors, other arguments as they were given."""
+        raise NotImplementedError("a Function needs a forward")
+
+    @staticmethod
+    def backward(ctx: Context, dy: np.ndarray):
+        """Return the gradient of the loss with respect to each input: one array, or a tuple with None for no gradient."""
+        raise NotImplementedError("a Function needs a backward")
+
+    @classmethod
+    def apply(cls, *inputs) -> Tensor:
+        """Run the forward and put the operation on the tape."""
+        ctx = cls.Context()
+        ctx.needs_input_grad = tuple(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+        arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
+        (y,) = _watched("forward", cls.__name__, cls.forward, [ctx, *arrays], {})
+        return record(cls.__name__, inputs, y, lambda dy: cls.backward(ctx, dy))
+
+
+def record(name: str, inputs: tuple, y: np.ndarray, backward: Callable) -> Tensor:
+    """Wrap y in a Tensor; if an input requires a gradient, with the Node that will send it."""
+    result = Tensor(y)
+    if _recording.get():
+        edges = tuple((x.node or x) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs)
+        if any(edge is not None for edge in edges):
+            result.requires_grad = True
+            result.node = Node(name, edges, backward, result.data)
+    return result
+
+
+def walk_back(root: Node, gradient: np.ndarray, retain_graph: bool = False) -> None:
+    """Send `gradient`, that of the loss with respect to the root's result, back to every leaf, adding to its `.grad`.
+
+    Iterative, so as deep as memory allows. What an operation saved is freed once its backward has run, unless
+    `retain_graph`. Raises RuntimeError, before any `.grad` is touched, on a graph that has been freed.
+    """
+    pending: dict[Node, int] = {root: 0}  # how many gradients a node still waits for
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if node.backward is None:
+            raise RuntimeError(
+                f"backward was already run through {node.name!r} and what it saved is freed: run the forward again, "
+                "or keep it the first time with backward(retain_graph=True)"
+            )
+        for edge in node.edges:
+            if isinstance(edge, Node):
+                if edge not in pending:
+                    pending[edge] = 0
+                    stack.append(edge)
+                pending[edge] += 1
+
+    gradients, ready = {root: gradient}, [root]
+    while ready:
+        node = ready.pop()
+        edges, backward, dy = node.edges, node.backward, gradients.pop(node, None)
+        if not retain_graph:
+            node.edges, node.backward = (), None
+        # A node that no gradient reached has none to send, but those behind it still wait for its word.
+        inputs = (None,) * len(edges) if dy is None else _watched("backward", node.name, backward, [dy], {})
+        backward = None  # frees what it saved before the next one runs
+        for position, (edge, dx) in enumerate(zip(edges, inputs, strict=False)):
+            if edge is None:
+                continue
+            if dx is not None:
+                if np.shape(dx) != edge.shape:
+                    raise RuntimeError(
+                        f"the backward of {node.name!r} gave its input {position} a gradient of shape {np.shape(dx)}, "
+                        f"but the input has shape {edge.shape}"
+                    )
+                dx = np.asarray(dx, dtype=edge.dtype)
+                if isinstance(edge, Tensor):
+                    edge.accumulate_grad(dx)
+                else:
+                    gradients[edge] = gradients[edge] + dx if edge in gradients else dx
+            if isinstance(edge, Node):
+                pending[edge] -= 1
+                if pending[edge] == 0:
+                    ready.append(edge)
+
+
+@contextlib.contextmanager
+def no_grad() -> Iterator[None]:
+    """Inside this block, or this function when used as a decorator, no operation is put on the tape."""
+    token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+@contextlib.contextmanager
+def watch(hook: Callable[[str, str, tuple, tuple, float], None]) -> Iterator[None]:
+    """Call `hook(phase, name, inputs, outputs, seconds)` after every operation inside this block.
+
+    In phase "forward" the inputs are the operation's, the outputs its result and what it saved; in phase "backward"
+    the inputs are (dy,) and the outputs the gradients of its inputs. They are the arrays themselves: look, do not write.
+    """
+    _watchers.append(hook)
+    try:
+        yield
+    finally:
+        _watchers.remove(hook)
+
+
+def _watched(phase: str, name: str, function: Callable, inputs: list, options: dict) -> tuple:
+    """Run the function, showing the watchers if there are any, and return its results as a tuple."""
+    start = time.perf_counter() if _watchers else 0.0
+    outputs = function(*inputs, **options)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    for hook in _watchers:
+        hook(phase, name, tuple(inputs), outputs, time.perf_counter() - start)
+    return outputs

@@ -1,0 +1,168 @@
+"""Tensor: an array, its gradient, and the operation that made it. Methods carry torch.Tensor's names and semantics."""
+
+import operator
+
+import numpy as np
+
+
+class Tensor:
+    """A NumPy array that remembers where it came from, so that `backward()` can say how a loss depends on it.
+
+    `data` is the array, of any dtype; Python numbers become int64, bool or, as in torch, float32.
+    `grad` is None or the array of the loss's gradient, of the same shape and dtype, to which every backward adds.
+    `node` is the operation that made this tensor, None for a leaf. Only floating tensors can require a gradient.
+    """
+
+    __array_ufunc__ = None  # so that `array * tensor` is the tensor's to compute
+    __hash__ = object.__hash__  # `==` compares elements, so identity makes the hash
+    __slots__ = ("__weakref__", "data", "grad", "grad_buffer", "node", "requires_grad")
+
+    def __init__(self, data, dtype=None, requires_grad: bool = False):
+        if isinstance(data, Tensor):
+            data = data.data
+        elif isinstance(data, np.generic):
+            data = np.asarray(data)
+        elif not hasattr(data, "dtype"):
+            data = np.asarray(data)
+            if data.dtype == np.float64:
+                data = data.astype(np.float32)
+        self.data = data if dtype is None else data.astype(dtype, copy=False)
+        self.grad: np.ndarray | None = None
+        self.grad_buffer: np.ndarray | None = None  # where the gradient shall stand, if an optimizer says so
+        self.node = None
+        self.requires_grad = False
+        if requires_grad:
+            self.requires_grad_()
+
+    # What it is
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    def dim(self) -> int:
+        return self.data.ndim
+
+    def size(self, dim: int | None = None):
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> int:
+        return self.data.size
+
+    def numpy(self) -> np.ndarray:
+        return self.data
+
+    def item(self) -> float:
+        return self.data.item()
+
+    def tolist(self) -> list:
+        return self.data.tolist()
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.array(self.data, dtype, copy=copy)
+
+    def __repr__(self) -> str:
+        array = np.array2string(self.data, separator=", ", prefix="Tensor(")
+        made = f", made by {self.node.name}" if self.node else ", requires_grad=True" if self.requires_grad else ""
+        return f"Tensor({array}, dtype={self.dtype}{made})"
+
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
+    def __float__(self) -> float:
+        return float(self.data)
+
+    def __int__(self) -> int:
+        return int(self.data)
+
+    # Its gradient
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
+        """Ask for a gradient, or stop asking. Raises RuntimeError for a tensor of integers or booleans."""
+        if requires_grad and self.dtype.kind != "f":
+            raise RuntimeError(f"only floating tensors have gradients, and this one is {self.dtype}")
+        self.requires_grad = requires_grad
+        return self
+
+    def backward(self, gradient=None, retain_graph: bool = False) -> None:
+        """Add to every leaf's `grad` the gradient of this tensor, weighted by `gradient` (1 for a single number).
+
+        Raises RuntimeError where no gradient is wanted, where `gradient` is missing or of another shape, and on a
+        second walk over operations whose saved arrays are freed.
+        """
+        if not self.requires_grad:
+            raise RuntimeError("backward needs a tensor that requires a gradient: none of those it came from does")
+        if gradient is None:
+            if self.numel() != 1:
+                raise RuntimeError(f"backward of a tensor of shape {self.shape} needs `gradient`, of the same shape")
+            gradient = np.ones_like(self.data)
+        gradient = np.asarray(Tensor(gradient).data, dtype=self.dtype)
+        if gradient.shape != self.shape:
+            raise RuntimeError(f"gradient has shape {gradient.shape}, the tensor {self.shape}")
+        if self.node:
+            autograd.walk_back(self.node, gradient, retain_graph)
+        else:
+            self.accumulate_grad(gradient)
+
+    def accumulate_grad(self, gradient: np.ndarray) -> None:
+        """Add `gradient`, an array of this tensor's shape and dtype, to `grad`."""
+        if self.grad is not None:
+            self.grad += gradient
+        elif self.grad_buffer is not None:
+            self.grad_buffer[...] = gradient
+            self.grad = self.grad_buffer
+        else:
+            self.grad = gradient.copy()  # the array may be shared with other gradients of this walk
+
+    def detach(self) -> "Tensor":
+        """The same array, apart from the tape."""
+        return Tensor(self.data)
+
+    def clone(self) -> "Tensor":
+        """A copy of the array, still on the tape."""
+        return ops.cast(self, self.dtype)
+
+    def to(self, dtype) -> "Tensor":
+        """The same numbers in another dtype: this very tensor if it has it already."""
+        return self if self.dtype == dtype else ops.cast(self, dtype)
+
+    def float(self) -> "Tensor":
+        return self.to(np.float32)
+
+    def double(self) -> "Tensor":
+        return self.to(np.float64)
+
+    def long(self) -> "Tensor":
+        return self.to(np.int64)
+
+
+from tinygrad_llm import autograd, ops  # both are made of Tensors, so they come after the class
+
+# Methods are the operations themselves: what a page in `ops` says of its first input holds for the tensor.
+for _method in """abs argmax clamp cumsum exp expand flatten gather log log_softmax logsumexp masked_fill matmul max maximum
+    mean min minimum permute pow relu reshape sigmoid softmax split sqrt squeeze std sum t tanh transpose tril triu
+    unsqueeze var view where""".split():
+    setattr(Tensor, _method, getattr(ops, _method, None))  # INTERIM
+
+for _operator, _operation in {k: getattr(ops, v, None) for k, v in {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "pow": "pow", "matmul": "matmul"}.items()}.items():  # fmt: skip
+    setattr(Tensor, f"__{_operator}__", _operation)
+    setattr(Tensor, f"__r{_operator}__", lambda self, other, operation=_operation: operation(other, self))
+Tensor.__neg__, Tensor.__abs__, Tensor.__getitem__ = [getattr(ops, n, None) for n in ('neg', 'abs', 'getitem')]  # INTERIM
+Tensor.T = property(lambda self: ops.permute(self, *reversed(range(self.ndim))))
+Tensor.mT = property(lambda self: ops.transpose(self, -2, -1))
+
+# Comparisons give a Tensor of booleans, which has no gradient.
+for _operator in ("eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(Tensor, f"__{_operator}__", lambda self, other, compare=getattr(operator, _operator): Tensor(
+        compare(self.data, other.data if isinstance(other, Tensor) else other)))

@@ -1,0 +1,192 @@
+"""Every forward and every gradient, of every pair of functions, compared with PyTorch.
+
+In float64 the error may be 1e-10 of the largest number in the result. In float32 it may be twice that of PyTorch's own
+float32 on the same inputs, both measured against PyTorch's float64 (the rule of FlashAttention's tests), plus a few
+units in the last place, since on some inputs PyTorch's error is zero by luck.
+"""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tinygrad_llm import kernels, ops
+from tinygrad_llm.errors import UserError
+from tinygrad_llm.tensor import Tensor
+
+FLOAT64_LIMIT = 1e-10
+FLOAT32_FLOOR = 4 * float(np.finfo(np.float32).eps)
+
+
+@dataclass
+class Comparison:
+    """An operation with one kernel set in one dtype: its largest errors over all cases, and what failed."""
+
+    operation: str
+    kernels: str
+    dtype: str
+    cases: int = 0
+    errors: dict[str, float] = field(default_factory=dict)  # "y", "dx", "dweight", … -> largest relative error
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+
+def operations() -> dict[str, object]:
+    """Every operation that has a page, by name."""
+    return {name: value for name, value in vars(ops).items() if hasattr(value, "forward")}
+
+
+def compare_all(names=(), kernel_sets=(), dtypes=("float64", "float32"), seeds=(0,)) -> Iterator[Comparison]:
+    """Compare the named operations (all by default), each with every named kernel set (all) that has a pair for it.
+
+    Raises UserError where torch is not installed, or a name is unknown.
+    """
+    unknown = set(names) - set(operations())
+    if unknown:
+        raise UserError(f"no operation is called {', '.join(sorted(unknown))}; there are {', '.join(operations())}")
+    sets = [kernels.KernelSet(name) for name in kernel_sets or kernels.builtin_sets() if name != "numpy"]
+    for name in names or operations():
+        for dtype in dtypes:
+            if not kernel_sets or "numpy" in kernel_sets:
+                yield compare(name, "numpy", dtype, seeds)
+            for kernel_set in sets:
+                if name in kernel_set.operations():
+                    yield compare(name, kernel_set.name, dtype, seeds)
+
+
+def compare(name: str, kernel_set: str, dtype: str, seeds=(0,)) -> Comparison:
+    """Compare one operation, computed by one kernel set in one dtype, with its oracle on all its cases.
+
+    Each case runs twice: on contiguous arrays, and on arrays with gaps in memory.
+    """
+    oracle = _oracles()[name]
+    comparison = Comparison(name, kernel_set, dtype)
+    with kernels.use(kernel_set):
+        for index, case in enumerate(oracle.cases):
+            for seed in seeds:
+                for layout in (np.ascontiguousarray, with_gaps):
+                    inputs = case.arrays(seed)
+                    ours = run(operations()[name], inputs, case.options, dtype, layout)
+                    exact = run_oracle(oracle, inputs, case.options, "float64")
+                    theirs = run_oracle(oracle, inputs, case.options, "float32") if dtype == "float32" else exact
+                    label = f"case {index} ({describe(inputs, case.options)}), seed {seed}, {layout.__name__}"
+                    _judge(comparison, label, ours, exact, theirs)
+                comparison.cases += 1
+    return comparison
+
+
+def run(operation, inputs: list, options: dict, dtype: str, layout=np.ascontiguousarray) -> dict[str, np.ndarray]:
+    """Our forward and gradients by name: y, and d<input> for every floating input."""
+    tensors = [
+        Tensor(layout(x.astype(dtype)), requires_grad=True) if _differentiable(x) else x for x in inputs
+    ]
+    y = operation(*tensors, **options)
+    results = {"y": y.data}
+    if y.requires_grad:
+        y.backward(output_gradient(y.shape).astype(dtype))
+        for name, x in zip(input_names(operation, len(inputs)), tensors, strict=True):
+            if isinstance(x, Tensor):
+                results[f"d{name}"] = np.zeros_like(x.data) if x.grad is None else x.grad
+    return results
+
+
+def run_oracle(oracle, inputs: list, options: dict, dtype: str) -> dict[str, np.ndarray]:
+    """PyTorch's forward and gradients, under the same names."""
+    import torch
+
+    def convert(x):
+        if not isinstance(x, np.ndarray):
+            return x
+        tensor = torch.tensor(x.astype(dtype) if _differentiable(x) else x)
+        return tensor.requires_grad_() if _differentiable(x) else tensor
+
+    tensors = [convert(x) for x in inputs]
+    y = oracle.function(*tensors, **options)
+    results = {"y": y.detach().numpy()}
+    if y.requires_grad:
+        y.backward(torch.tensor(output_gradient(tuple(y.shape)).astype(dtype)))
+        for name, x in zip(input_names(oracle.function, len(inputs)), tensors, strict=True):
+            if isinstance(x, torch.Tensor) and x.requires_grad:
+                results[f"d{name}"] = (torch.zeros_like(x) if x.grad is None else x.grad).numpy()
+    return results
+
+
+def output_gradient(shape: tuple[int, ...]) -> np.ndarray:
+    """The gradient that the walk back starts from: random, so that no term of a backward can hide, the same each time."""
+    return np.random.default_rng(7).normal(size=shape).astype(np.float32).astype(np.float64)
+
+
+def with_gaps(x: np.ndarray) -> np.ndarray:
+    """The same array, not contiguous: its last axis runs backwards through every second element of a larger one."""
+    if x.ndim == 0:
+        return x
+    wide = np.full((*x.shape[:-1], 2 * x.shape[-1]), np.nan, x.dtype)
+    wide[..., ::-2] = x
+    return wide[..., ::-2]
+
+
+def relative_error(ours: np.ndarray, exact: np.ndarray) -> float:
+    """The largest difference, as a share of the largest number in `exact`; infinite where NaN or infinity differ."""
+    if ours.shape != exact.shape:
+        return np.inf
+    finite = np.isfinite(exact)
+    if not np.array_equal(ours[~finite].astype(np.float64), exact[~finite].astype(np.float64), equal_nan=True):
+        return np.inf
+    if not finite.any():
+        return 0.0
+    difference = np.abs(ours[finite].astype(np.float64) - exact[finite]).max()
+    scale = max(np.abs(exact[finite]).max(), 1e-3)  # what is zero but for rounding has no relative error
+    error = float(difference / scale)
+    return error if error == error else np.inf
+
+
+def input_names(operation, count: int) -> list[str]:
+    """What the operation calls its first `count` inputs, as in d<name>; those of `cat(*tensors)` are numbered."""
+    parameters = inspect.signature(getattr(operation, "forward", operation)).parameters.values()
+    names = []
+    for parameter in parameters:
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"{parameter.name}{i}" for i in range(count - len(names))]
+        else:
+            names.append(parameter.name)
+    return names[:count]
+
+
+def describe(inputs: list, options: dict) -> str:
+    """A case in a few words: the shapes of the inputs, and the options."""
+    shapes = ["×".join(map(str, x.shape)) or "scalar" if isinstance(x, np.ndarray) else repr(x) for x in inputs]
+    return ", ".join([*shapes, *(f"{key}={value!r}" for key, value in options.items())])
+
+
+def _judge(comparison: Comparison, label: str, ours: dict, exact: dict, theirs: dict) -> None:
+    if ours.keys() != exact.keys():
+        comparison.failures.append(f"{label}: gradients of {sorted(ours)} where PyTorch gives {sorted(exact)}")
+        return
+    for name, reference in exact.items():
+        error = relative_error(ours[name], reference)
+        limit = FLOAT64_LIMIT
+        if comparison.dtype == "float32":
+            limit = 2 * relative_error(theirs[name], reference) + FLOAT32_FLOOR
+        if ours[name].dtype.kind == "f" and ours[name].dtype != comparison.dtype:
+            comparison.failures.append(f"{label}: {name} is {ours[name].dtype}")
+        if not error <= limit:
+            comparison.failures.append(f"{label}: {name} is off by {error:.1e}, allowed {limit:.1e}")
+        comparison.errors[name] = max(error, comparison.errors.get(name, 0.0))
+
+
+def _differentiable(x) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype.kind == "f"
+
+
+def _oracles() -> dict:
+    try:
+        from tinygrad_llm.reference import ORACLES
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UserError("PyTorch is the oracle and is not installed: pip install 'tinygrad-llm[torch]'") from error
+    return ORACLES

@@ -89,6 +89,6 @@ def _fetch(file: str, url: str, checksum: str) -> Path:
     try:
         pooch.retrieve(url, known_hash=checksum, fname=path.name, path=path.parent)
     except (OSError, ValueError) as error:  # a wrong checksum is pooch's ValueError
-        why = "wrong checksum" if isinstance(error, ValueError) else " ".join(str(error).split())
+        why = "wrong checksum" if isinstance(error, ValueError) else type(error).__name__
         raise UserError(f"cannot download {url} ({why}): put the file at {path} by hand") from error
     return path

@@ -1,0 +1,138 @@
+"""What every tokenizer does: text to token ids and back, and a file that Hugging Face's libraries open too."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tinygrad_llm.errors import UserError
+from tinygrad_llm.files import write_atomic
+
+# What transformers calls the special tokens that it gives a meaning.
+ROLES = {
+    "[BOS]": "bos_token",
+    "[EOS]": "eos_token",
+    "[PAD]": "pad_token",
+    "[UNK]": "unk_token",
+    "<|endoftext|>": "eos_token",
+}
+
+FUSE = {"type": "Fuse"}  # Hugging Face's name for joining tokens with nothing between them
+
+
+class Tokenizer:
+    """Text to token ids and back; the kinds differ in what a token is.
+
+    tokens          id -> the bytes that the token stands for
+    special_tokens  name -> id, such as {"<|endoftext|>": 50256}; user text never becomes one unasked
+    vocab_size      the largest id plus one: the rows that an embedding needs
+    """
+
+    pre_tokenizer: dict  # how Hugging Face's library is to cut the text, and how to join the tokens again
+    decoder: dict
+
+    def __init__(self, tokens: dict[int, bytes], special_tokens: dict[str, int]):
+        self.special_tokens = special_tokens
+        self.tokens = dict(sorted((tokens | {i: name.encode() for name, i in special_tokens.items()}).items()))
+        self.vocab_size = max(self.tokens) + 1
+
+    def encode(self, text: str, allow_special: bool = False) -> np.ndarray:
+        """The ids of `text`, int32 (n,). With `allow_special`, a special token's name in it becomes that token.
+
+        Raises UserError for a character that has no token, naming it and its position.
+        """
+        if not (allow_special and self.special_tokens):
+            return self._encode(text)
+        names = "|".join(re.escape(name) for name in sorted(self.special_tokens, key=len, reverse=True))
+        return np.concatenate(
+            [
+                np.array([self.special_tokens[part]], np.int32) if part in self.special_tokens else self._encode(part)
+                for part in re.split(f"({names})", text)
+            ]
+        )
+
+    def decode_bytes(self, ids: ArrayLike) -> bytes:
+        """The bytes that `ids` stand for. Raises UserError for an id outside the vocabulary."""
+        ids = np.asarray(ids).ravel().tolist()
+        try:
+            return b"".join([self.tokens[i] for i in ids])
+        except KeyError as error:
+            unknown = error.args[0]
+            raise UserError(
+                f"token {unknown} at position {ids.index(unknown)} is not in this vocabulary of "
+                f"{len(self.tokens)} tokens: decode with the tokenizer that encoded the text"
+            ) from None
+
+    def decode(self, ids: ArrayLike) -> str:
+        """The text that `ids` stand for; bytes that are not whole UTF-8 characters become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def show(self, ids: ArrayLike) -> list[str]:
+        """Each token in printable form: a line feed as \\n, part of a character as \\xe2."""
+        tokens = [self.decode_bytes(i).decode("utf-8", "backslashreplace") for i in np.asarray(ids).ravel()]
+        return ["".join(c if c.isprintable() else repr(c)[1:-1] for c in token) for token in tokens]
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write `tokenizer.json`, in the format of Hugging Face's `tokenizers`, and `tokenizer_config.json`.
+
+        `load` of this package and transformers' AutoTokenizer.from_pretrained both open the folder.
+        """
+        names = {i: name for name, i in self.special_tokens.items()}
+        tokenizer = {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [
+                {"id": i, "content": name, "special": True}
+                | dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized"], False)
+                for i, name in sorted(names.items())
+            ],
+            "normalizer": None,
+            "pre_tokenizer": self.pre_tokenizer,
+            "post_processor": None,
+            "decoder": self.decoder,
+            # The special tokens stand here too: the library would number them anew if they did not.
+            "model": self._model({names.get(i) or self._spell(token): i for i, token in self.tokens.items()}),
+        }
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        config |= {ROLES[name]: name for name in self.special_tokens if name in ROLES}
+        for name, content in [("tokenizer.json", tokenizer), ("tokenizer_config.json", config)]:
+            write_atomic(Path(folder) / name, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+    def _encode(self, text: str) -> np.ndarray:
+        """Text without special tokens to ids."""
+        raise NotImplementedError
+
+    def _spell(self, token: bytes) -> str:
+        """A token as the key of the vocabulary in `tokenizer.json`."""
+        return token.decode()
+
+    def _model(self, vocab: dict[str, int]) -> dict:
+        """The entry "model" of `tokenizer.json`; here, one token for each piece of text."""
+        return {"type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]"}
+
+
+def split(pattern: str) -> dict:
+    """Hugging Face's description of a cut into the matches of a regular expression."""
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def utf8(text: str) -> bytes:
+    """`text` as UTF-8. Raises UserError for half of a surrogate pair, which UTF-8 cannot hold."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}) at position {error.start}, "
+            "which is no character: read the text as UTF-8"
+        ) from None
+
+
+def training_bytes(text: str | bytes) -> bytes:
+    """`text` as UTF-8, to train on. Raises UserError where there is none."""
+    if not text:
+        raise UserError("there is no text to train a tokenizer on: it is empty")
+    return text if isinstance(text, bytes) else utf8(text)

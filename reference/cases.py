@@ -1,7 +1,7 @@
 """The inputs on which an operation is compared with PyTorch, and the table of PyTorch's sides.
 
 A case is a tuple of inputs, each an array, None, a number or a function of a random generator that makes an array,
-and the options that are passed by name. Sizes are odd on purpose: 1, 3, 7, 33, 97, 1023.
+and options that are passed by name and have no gradient. Sizes are odd on purpose: 1, 3, 7, 33, 97, 1023.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,11 @@ class Case:
     inputs: tuple
     options: dict
 
-    def arrays(self, seed: int) -> list:
-        """The inputs for a seed; floating arrays are float64 with values that float32 holds exactly."""
+    def make(self, seed: int) -> tuple[list, dict]:
+        """Inputs and options for a seed; floating arrays are float64 with values that float32 holds exactly."""
         random = np.random.default_rng(seed)
-        return [x(random) if callable(x) else x for x in self.inputs]
+        inputs = [x(random) if callable(x) else x for x in self.inputs]
+        return inputs, {key: x(random) if callable(x) else x for key, x in self.options.items()}
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,41 @@
 """The layers' operations in PyTorch."""
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 
-from tinygrad_llm.reference.cases import case, normal, oracle
+from tinygrad_llm.reference.cases import booleans, case, integers, normal, oracle
+
+
+@oracle(case(normal(7, 33)), case(normal(2, 3, 97), dim=1), case(normal(3, 1023, scale=30.0)), case(normal(5, 1)))
+def softmax(x, dim=-1):
+    return F.softmax(x, dim)
+
+
+@oracle(case(normal(7, 33)), case(normal(2, 3, 97), dim=1), case(normal(3, 1023, scale=30.0)), case(normal(5, 1)))
+def log_softmax(x, dim=-1):
+    return F.log_softmax(x, dim)
+
+
+@oracle(
+    case(normal(7, 33), normal(3, 33), normal(3)),
+    case(normal(2, 3, 97), normal(33, 97), None),
+    case(normal(33), normal(7, 33), normal(7)),
+    case(normal(1, 1), normal(1, 1), normal(1)),
+    case(normal(97, 1023, scale=0.1), normal(33, 1023, scale=0.1), normal(33)),
+)
+def linear(x, weight, bias=None):
+    return F.linear(x, weight, bias)
+
+
+@oracle(
+    case(normal(7, 33), integers(3, 97, high=7)),  # every token repeats
+    case(normal(97, 3), integers(5, high=97), padding_idx=0),
+    case(normal(3, 7), integers(2, 3, 33, high=3), padding_idx=2),
+    case(normal(1, 1), integers(1, high=1)),
+)
+def embedding(weight, ids, padding_idx=None):
+    return F.embedding(ids, weight, padding_idx)
 
 
 @oracle(
@@ -13,3 +46,75 @@ from tinygrad_llm.reference.cases import case, normal, oracle
 )
 def layernorm(x, weight, bias, eps=1e-5):
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
+@oracle(
+    case(normal(7, 33), normal(33)),
+    case(normal(2, 3, 97), normal(97), eps=1e-3),
+    case(normal(3, 1023), None),
+    case(normal(5, 1), normal(1)),
+)
+def rmsnorm(x, weight=None, eps=1e-6):
+    return F.rms_norm(x, x.shape[-1:], weight, eps)
+
+
+@oracle(
+    case(normal(7, 33, scale=3.0)),
+    case(normal(2, 3, 97, scale=3.0), approximate="tanh"),
+    case(normal(1023, scale=8.0), approximate="tanh"),
+    case(normal(1)),
+    case(np.array([-30.0, -9.0, 0.0, 9.0, 30.0])),
+)
+def gelu(x, approximate="none"):
+    return F.gelu(x, approximate=approximate)
+
+
+@oracle(
+    case(normal(7, 33), booleans(7, 33, share=0.75), 0.25),
+    case(normal(2, 3, 97), booleans(2, 3, 97), 0.5),
+    case(normal(3), booleans(3, share=0.0), 1.0),
+)
+def dropout(x, keep, p):
+    return torch.where(keep, x / (1 - p) if p < 1 else x * 0, 0.0)
+
+
+@oracle(
+    case(normal(2, 3, 7, 32), normal(7, 32), normal(7, 32)),
+    case(normal(2, 1, 33, 6), normal(2, 1, 33, 6), normal(33, 6), interleaved=True),
+)
+def rotary(x, cos, sin, interleaved=False):
+    if interleaved:
+        turned = torch.stack([-x[..., 1::2], x[..., 0::2]], -1).flatten(-2)
+    else:
+        first, second = x.chunk(2, -1)
+        turned = torch.cat([-second, first], -1)
+    return x * cos + turned * sin
+
+
+def _heads(heads, kv_heads, queries, keys, width, batch=2):
+    return normal(batch, heads, queries, width), *[normal(batch, kv_heads, keys, width)] * 2
+
+
+def _lower_triangle(random):
+    return np.tri(33, 97, dtype=bool)
+
+
+@oracle(
+    case(*_heads(3, 3, 7, 7, 33)),
+    case(*_heads(3, 3, 97, 97, 16), is_causal=True),
+    case(*_heads(6, 2, 33, 33, 8), is_causal=True, scale=0.3),
+    case(*_heads(2, 1, 7, 33, 8), booleans(2, 1, 7, 33, share=0.8)),
+    case(*_heads(1, 1, 33, 97, 8), _lower_triangle),
+    case(*_heads(3, 3, 7, 33, 8), normal(7, 33)),
+    case(*_heads(3, 3, 33, 33, 8), None, booleans(2, 3, 33, 33, share=0.75), 0.25, is_causal=True),
+    case(*_heads(1, 1, 1, 1, 1, batch=1), is_causal=True),
+    case(*_heads(1, 1, 3, 7, 3, batch=1), np.zeros((3, 7), bool)),  # every row masked
+)
+def attention(q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_causal=False, scale=None):
+    if keep is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=True)
+    # With dropout PyTorch draws its own mask, so the same formula stands here with ours.
+    s = (q @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        s = s.masked_fill(~torch.ones_like(s, dtype=torch.bool).tril(), -torch.inf)
+    return (F.softmax(s, -1) * keep / (1 - dropout_p)) @ v

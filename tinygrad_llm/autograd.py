@@ -47,6 +47,7 @@ def operation(forward: Callable, backward: Callable) -> Callable:
     """
     name = forward.__name__.removesuffix("_forward")
     takes_needs = "needs" in inspect.signature(backward).parameters
+    parameters = len(inspect.signature(forward).parameters)
 
     def apply(*inputs, **options) -> Tensor:
         arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
@@ -54,7 +55,7 @@ def operation(forward: Callable, backward: Callable) -> Callable:
         run_back = kernels.select(backward.__name__, backward, arrays[0])
         y, *saved = _watched("forward", name, run, arrays, options)
         if takes_needs:
-            saved.append(tuple(isinstance(x, Tensor) and x.requires_grad for x in inputs))
+            saved.append(wants_gradient(inputs) + (False,) * (parameters - len(inputs)))
         return record(name, inputs, y, lambda dy: run_back(dy, *saved))
 
     apply.__name__ = apply.__qualname__ = name
@@ -104,10 +105,15 @@ class Function:
     def apply(cls, *inputs) -> Tensor:
         """Run the forward and put the operation on the tape."""
         ctx = cls.Context()
-        ctx.needs_input_grad = tuple(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+        ctx.needs_input_grad = wants_gradient(inputs)
         arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
         (y,) = _watched("forward", cls.__name__, cls.forward, [ctx, *arrays], {})
         return record(cls.__name__, inputs, y, lambda dy: cls.backward(ctx, dy))
+
+
+def wants_gradient(inputs: tuple) -> tuple[bool, ...]:
+    """Which inputs are Tensors that require a gradient."""
+    return tuple(isinstance(x, Tensor) and x.requires_grad for x in inputs)
 
 
 def record(name: str, inputs: tuple, y: np.ndarray, backward: Callable) -> Tensor:

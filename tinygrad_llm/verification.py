@@ -69,11 +69,11 @@ def compare(name: str, kernel_set: str, dtype: str, seeds=(0,)) -> Comparison:
         for index, case in enumerate(oracle.cases):
             for seed in seeds:
                 for layout in (np.ascontiguousarray, with_gaps):
-                    inputs = case.arrays(seed)
-                    ours = run(operations()[name], inputs, case.options, dtype, layout)
-                    exact = run_oracle(oracle, inputs, case.options, "float64")
-                    theirs = run_oracle(oracle, inputs, case.options, "float32") if dtype == "float32" else exact
-                    label = f"case {index} ({describe(inputs, case.options)}), seed {seed}, {layout.__name__}"
+                    inputs, options = case.make(seed)
+                    ours = run(operations()[name], inputs, options, dtype, layout)
+                    exact = run_oracle(oracle, inputs, options, "float64")
+                    theirs = run_oracle(oracle, inputs, options, "float32") if dtype == "float32" else exact
+                    label = f"case {index} ({describe(inputs, options)}), seed {seed}, {layout.__name__}"
                     _judge(comparison, label, ours, exact, theirs)
                 comparison.cases += 1
     return comparison
@@ -84,7 +84,8 @@ def run(operation, inputs: list, options: dict, dtype: str, layout=np.ascontiguo
     tensors = [
         Tensor(layout(x.astype(dtype)), requires_grad=True) if _differentiable(x) else x for x in inputs
     ]
-    y = operation(*tensors, **options)
+    constants = {key: layout(x.astype(dtype)) if _differentiable(x) else x for key, x in options.items()}
+    y = operation(*tensors, **constants)
     results = {"y": y.data}
     if y.requires_grad:
         y.backward(output_gradient(y.shape).astype(dtype))
@@ -98,14 +99,14 @@ def run_oracle(oracle, inputs: list, options: dict, dtype: str) -> dict[str, np.
     """PyTorch's forward and gradients, under the same names."""
     import torch
 
-    def convert(x):
+    def convert(x, requires_grad):
         if not isinstance(x, np.ndarray):
             return x
-        tensor = torch.tensor(x.astype(dtype) if _differentiable(x) else x)
-        return tensor.requires_grad_() if _differentiable(x) else tensor
+        differentiable = _differentiable(x)
+        return torch.tensor(x.astype(dtype) if differentiable else x, requires_grad=requires_grad and differentiable)
 
-    tensors = [convert(x) for x in inputs]
-    y = oracle.function(*tensors, **options)
+    tensors = [convert(x, True) for x in inputs]
+    y = oracle.function(*tensors, **{key: convert(x, False) for key, x in options.items()})
     results = {"y": y.detach().numpy()}
     if y.requires_grad:
         y.backward(torch.tensor(output_gradient(tuple(y.shape)).astype(dtype)))

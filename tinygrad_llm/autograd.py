@@ -117,9 +117,9 @@ def wants_gradient(inputs: tuple) -> tuple[bool, ...]:
 
 
 def record(name: str, inputs: tuple, y: np.ndarray, backward: Callable) -> Tensor:
-    """Wrap y in a Tensor; if an input requires a gradient, with the Node that will send it."""
+    """Wrap y in a Tensor; if y is floating and an input requires a gradient, with the Node that will send it."""
     result = Tensor(y)
-    if _recording.get():
+    if _recording.get() and result.dtype.kind == "f":
         edges = tuple((x.node or x) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs)
         if any(edge is not None for edge in edges):
             result.requires_grad = True

@@ -150,15 +150,17 @@ class Tensor:
 from tinygrad_llm import autograd, ops  # both are made of Tensors, so they come after the class
 
 # Methods are the operations themselves: what a page in `ops` says of its first input holds for the tensor.
-for _method in """abs argmax clamp cumsum exp expand flatten gather log log_softmax logsumexp masked_fill matmul max maximum
-    mean min minimum permute pow relu reshape sigmoid softmax split sqrt squeeze std sum t tanh transpose tril triu
-    unsqueeze var view where""".split():
-    setattr(Tensor, _method, getattr(ops, _method, None))  # INTERIM
+for _method in """abs amax argmax clamp cumsum exp expand flatten gather log log_softmax logsumexp masked_fill matmul max
+    maximum mean min minimum permute pow relu reshape sigmoid softmax split sqrt squeeze std sum t tanh transpose tril
+    triu unsqueeze var view""".split():
+    setattr(Tensor, _method, getattr(ops, _method))
+Tensor.where = lambda self, condition, y: ops.where(condition, self, y)
 
-for _operator, _operation in {k: getattr(ops, v, None) for k, v in {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "pow": "pow", "matmul": "matmul"}.items()}.items():  # fmt: skip
+_OPERATORS = {"add": ops.add, "sub": ops.sub, "mul": ops.mul, "truediv": ops.div, "pow": ops.pow, "matmul": ops.matmul}
+for _operator, _operation in _OPERATORS.items():
     setattr(Tensor, f"__{_operator}__", _operation)
     setattr(Tensor, f"__r{_operator}__", lambda self, other, operation=_operation: operation(other, self))
-Tensor.__neg__, Tensor.__abs__, Tensor.__getitem__ = [getattr(ops, n, None) for n in ('neg', 'abs', 'getitem')]  # INTERIM
+Tensor.__neg__, Tensor.__abs__, Tensor.__getitem__ = ops.neg, ops.abs, ops.getitem
 Tensor.T = property(lambda self: ops.permute(self, *reversed(range(self.ndim))))
 Tensor.mT = property(lambda self: ops.transpose(self, -2, -1))
 

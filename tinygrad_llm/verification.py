@@ -172,8 +172,8 @@ def _judge(comparison: Comparison, label: str, ours: dict, exact: dict, theirs: 
         limit = FLOAT64_LIMIT
         if comparison.dtype == "float32":
             limit = 2 * relative_error(theirs[name], reference) + FLOAT32_FLOOR
-        if ours[name].dtype.kind == "f" and ours[name].dtype != comparison.dtype:
-            comparison.failures.append(f"{label}: {name} is {ours[name].dtype}")
+        if ours[name].dtype != theirs[name].dtype:
+            comparison.failures.append(f"{label}: {name} is {ours[name].dtype}, PyTorch's {theirs[name].dtype}")
         if not error <= limit:
             comparison.failures.append(f"{label}: {name} is off by {error:.1e}, allowed {limit:.1e}")
         comparison.errors[name] = max(error, comparison.errors.get(name, 0.0))

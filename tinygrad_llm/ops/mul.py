@@ -5,9 +5,11 @@
 
 from tinygrad_llm.autograd import operation
 from tinygrad_llm.ops.broadcasting import unbroadcast
+from tinygrad_llm.ops.promotion import promote
 
 
 def mul_forward(x, y):
+    x, y = promote(x, y)
     return x * y, x, y
 
 

@@ -1,0 +1,20 @@
+"""Clamping: y = x within [min, max], and the nearer bound outside; either bound may be None.
+
+    dy/dx = 1 where x stays as it is, the bounds included, and 0 where a bound, a constant, takes its place.
+"""
+
+import numpy as np
+
+from tinygrad_llm.autograd import operation
+
+
+def clamp_forward(x, min=None, max=None):
+    y = np.clip(x, min, max)
+    return y, y == x
+
+
+def clamp_backward(dy, kept):
+    return dy * kept
+
+
+clamp = operation(clamp_forward, clamp_backward)

@@ -1,0 +1,19 @@
+"""The upper triangle of the last two axes, from the diagonal that is `diagonal` above the main one; 0 elsewhere.
+
+    dy/dx = 1 for what is kept and 0 for what is not, so dx is the same triangle of dy.
+"""
+
+import numpy as np
+
+from tinygrad_llm.autograd import operation
+
+
+def triu_forward(x, diagonal=0):
+    return np.triu(x, diagonal), diagonal
+
+
+def triu_backward(dy, diagonal):
+    return np.triu(dy, diagonal)
+
+
+triu = operation(triu_forward, triu_backward)

@@ -70,5 +70,10 @@ def booleans(*shape: int, share: float = 0.5) -> Callable:
     return lambda random: random.random(shape) < share
 
 
+def ties(*shape: int) -> Callable:
+    """Numbers that are -1, 0 or 1, so that many are equal."""
+    return lambda random: random.integers(-1, 2, size=shape).astype(np.float64)
+
+
 def _float32(array) -> np.ndarray:
     return np.asarray(array, np.float32).astype(np.float64)

@@ -47,15 +47,19 @@ def operation(forward: Callable, backward: Callable) -> Callable:
     """
     name = forward.__name__.removesuffix("_forward")
     takes_needs = "needs" in inspect.signature(backward).parameters
-    parameters = len(inspect.signature(forward).parameters)
+    signature = inspect.signature(forward)
 
     def apply(*inputs, **options) -> Tensor:
+        if any(isinstance(x, Tensor) for x in options.values()):  # an input given by its name
+            bound = signature.bind(*inputs, **options)
+            bound.apply_defaults()
+            inputs, options = bound.args, bound.kwargs
         arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
         run = kernels.select(forward.__name__, forward, arrays[0])
         run_back = kernels.select(backward.__name__, backward, arrays[0])
         y, *saved = _watched("forward", name, run, arrays, options)
         if takes_needs:
-            saved.append(wants_gradient(inputs) + (False,) * (parameters - len(inputs)))
+            saved.append(wants_gradient(inputs) + (False,) * (len(signature.parameters) - len(inputs)))
         return record(name, inputs, y, lambda dy: run_back(dy, *saved))
 
     apply.__name__ = apply.__qualname__ = name

@@ -37,7 +37,7 @@ class Comparison:
 
 def operations() -> dict[str, object]:
     """Every operation that has a page, by name."""
-    return {name: value for name, value in vars(ops).items() if hasattr(value, "forward")}
+    return {value.__name__: value for value in vars(ops).values() if hasattr(value, "forward")}
 
 
 def compare_all(names=(), kernel_sets=(), dtypes=("float64", "float32"), seeds=(0,)) -> Iterator[Comparison]:
@@ -68,7 +68,7 @@ def compare(name: str, kernel_set: str, dtype: str, seeds=(0,)) -> Comparison:
     with kernels.use(kernel_set):
         for index, case in enumerate(oracle.cases):
             for seed in seeds:
-                for layout in (np.ascontiguousarray, with_gaps):
+                for layout in (contiguous, with_gaps):
                     inputs, options = case.make(seed)
                     ours = run(operations()[name], inputs, options, dtype, layout)
                     exact = run_oracle(oracle, inputs, options, "float64")
@@ -79,7 +79,7 @@ def compare(name: str, kernel_set: str, dtype: str, seeds=(0,)) -> Comparison:
     return comparison
 
 
-def run(operation, inputs: list, options: dict, dtype: str, layout=np.ascontiguousarray) -> dict[str, np.ndarray]:
+def run(operation, inputs: list, options: dict, dtype: str, layout=np.asarray) -> dict[str, np.ndarray]:
     """Our forward and gradients by name: y, and d<input> for every floating input."""
     tensors = [
         Tensor(layout(x.astype(dtype)), requires_grad=True) if _differentiable(x) else x for x in inputs
@@ -119,6 +119,11 @@ def run_oracle(oracle, inputs: list, options: dict, dtype: str) -> dict[str, np.
 def output_gradient(shape: tuple[int, ...]) -> np.ndarray:
     """The gradient that the walk back starts from: random, so that no term of a backward can hide, the same each time."""
     return np.random.default_rng(7).normal(size=shape).astype(np.float32).astype(np.float64)
+
+
+def contiguous(x: np.ndarray) -> np.ndarray:
+    """The same array, its elements side by side in memory."""
+    return np.asarray(x, order="C")
 
 
 def with_gaps(x: np.ndarray) -> np.ndarray:

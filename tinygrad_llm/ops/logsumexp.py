@@ -1,7 +1,8 @@
 """Logarithm of a sum of exponentials over the axes `dim`, which stay as axes of size one with `keepdim`.
 
     y = log sum_i e^(x_i) = m + log sum_i e^(x_i - m) for any m; with m = max_i x_i no exponential overflows.
-    dy/dx_i = e^(x_i) / sum_j e^(x_j) = e^(x_i - y), the softmax of x. Where every x_i is -inf, y is -inf and dx 0.
+    dy/dx_i = e^(x_i) / sum_j e^(x_j) = e^(x_i - y), the softmax of x. Where every x_i is -inf, so is
+    y, and dx is NaN, as in torch.
 """
 
 import numpy as np
@@ -20,8 +21,8 @@ def logsumexp_forward(x, dim, keepdim=False):
 
 
 def logsumexp_backward(dy, x, dim, y):
-    y = keep_axes(y, x.shape, dim)
-    return keep_axes(dy, x.shape, dim) * np.exp(x - np.where(y == -np.inf, 0, y))
+    with np.errstate(invalid="ignore"):  # -inf - -inf
+        return keep_axes(dy, x.shape, dim) * np.exp(x - keep_axes(y, x.shape, dim))
 
 
 logsumexp = operation(logsumexp_forward, logsumexp_backward)

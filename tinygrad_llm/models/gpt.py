@@ -1,0 +1,153 @@
+"""GPT-2 (Radford et al. 2019): a stack of transformer blocks over token and position embeddings, with a tied head.
+
+Shapes: B sequences of T tokens of C = n_embd numbers; H = n_head heads of D = C / H; a vocabulary of V.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tinygrad_llm import functional as F
+from tinygrad_llm import random
+from tinygrad_llm.errors import UserError
+from tinygrad_llm.nn import Dropout, Embedding, KVCache, LayerNorm, Linear, Module, MultiHeadAttention, Parameter
+from tinygrad_llm.tensor import Tensor
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT.
+
+    Args:
+        vocab_size: how many different tokens there are; 0 takes the tokenizer's number
+        block_size: the longest sequence, in tokens
+        n_layer: transformer blocks
+        n_head: attention heads in a block; they share n_embd equally
+        n_embd: width: how many numbers stand for a token
+        dropout: the probability that a number is dropped while training
+        bias: whether linear layers and layer norms have biases, as GPT-2's do
+        activation: "gelu_tanh", GPT-2's approximation, or "gelu", exact, as nanoGPT has it
+        tie_weights: whether the head is the token embedding
+    """
+
+    vocab_size: int = 50257
+    block_size: int = 1024
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.0
+    bias: bool = True
+    activation: Literal["gelu_tanh", "gelu"] = "gelu_tanh"
+    tie_weights: bool = True
+
+    def __post_init__(self):
+        for name in ("block_size", "n_layer", "n_head", "n_embd"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.vocab_size < 0:
+            raise UserError(f"vocab_size must not be negative, as {self.vocab_size} is")
+        if self.n_embd % self.n_head:
+            raise UserError(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}; each head takes an equal share")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout must be from 0 to below 1, not {self.dropout}")
+        if self.activation not in ("gelu_tanh", "gelu"):
+            raise UserError(f"activation must be 'gelu_tanh' or 'gelu', not {self.activation!r}")
+
+
+_nanogpt = {"vocab_size": 0, "bias": False, "activation": "gelu"}
+
+PRESETS: dict[str, dict] = {
+    "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},
+    "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
+    "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
+    "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
+    "nanogpt-cpu": {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, **_nanogpt},
+    "nanogpt-gpu": {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "dropout": 0.2, **_nanogpt},
+    "tiny": {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 32, "vocab_size": 0},
+}
+
+
+class MLP(Module):
+    """The feed-forward part of a block: four times wider, the activation, and back."""
+
+    def __init__(self, config: GPTConfig):
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd, config.bias)
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd, config.bias)
+        self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(F.gelu(self.c_fc(x), self.approximate))
+
+
+class Block(Module):
+    """A transformer block: attention, then the feed-forward part, each after a norm and added to what came in.
+
+    The sums are the shortcut connections (He et al. 2015): their gradient passes every block undiminished.
+    """
+
+    def __init__(self, config: GPTConfig):
+        self.ln_1 = LayerNorm(config.n_embd, bias=config.bias)
+        self.attn = MultiHeadAttention(config.n_embd, config.n_head, config.dropout, config.bias)
+        self.ln_2 = LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp = MLP(config)
+        self.drop = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        x = x + self.drop(self.attn(self.ln_1(x), cache))
+        return x + self.drop(self.mlp(self.ln_2(x)))
+
+
+class GPT(Module):
+    """A GPT with GPT-2's initialization: normal with standard deviation 0.02, and for the products that are added to
+    the shortcut 0.02 / sqrt(2 n_layer), since there are 2 n_layer of them; biases zero."""
+
+    def __init__(self, config: GPTConfig):
+        self.config = config
+        self.wte = Embedding(config.vocab_size, config.n_embd)
+        self.wpe = Embedding(config.block_size, config.n_embd)
+        self.drop = Dropout(config.dropout)
+        self.h = [Block(config) for _ in range(config.n_layer)]
+        self.ln_f = LayerNorm(config.n_embd, bias=config.bias)
+        self.lm_head = None if config.tie_weights else Linear(config.n_embd, config.vocab_size, bias=False)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                std = 0.02 / math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else 0.02
+                parameter.data[...] = random.default.normal(0, std, parameter.shape)
+            elif name.endswith("bias"):
+                parameter.data[...] = 0
+
+    @property
+    def head_weight(self) -> Parameter:
+        """(V, C): the token embedding, unless the head has its own."""
+        return self.lm_head.weight if self.lm_head else self.wte.weight
+
+    def hidden(self, ids, cache: list[KVCache] | None = None) -> Tensor:
+        """The last layer's normed output (B, T, C) for token ids (B, T). Raises UserError beyond the block size."""
+        past = cache[0].length if cache else 0
+        end = past + np.shape(ids)[-1]
+        if end > self.config.block_size:
+            raise UserError(f"{end} tokens are more than the block size of {self.config.block_size}")
+        x = self.drop(self.wte(ids) + self.wpe(np.arange(past, end)))
+        for i, block in enumerate(self.h):
+            x = block(x, cache[i] if cache else None)
+        return self.ln_f(x)
+
+    def forward(self, ids, cache: list[KVCache] | None = None) -> Tensor:
+        """Logits (B, T, V) for token ids (B, T); with a cache, for those that follow the tokens in it."""
+        return F.linear(self.hidden(ids, cache), self.head_weight)
+
+    def loss(self, ids, targets, reduction: str = "mean", ignore_index: int = -100) -> Tensor:
+        """Cross-entropy of the next token: ids and targets (B, T). Never holds all the logits."""
+        h = self.hidden(ids)
+        targets = np.asarray(targets).reshape(-1)
+        return F.linear_cross_entropy(
+            h.reshape(-1, h.size(-1)), self.head_weight, targets, reduction=reduction, ignore_index=ignore_index
+        )
+
+    def new_cache(self, batch: int) -> list[KVCache]:
+        """An empty cache for `batch` sequences, one part a layer."""
+        c = self.config
+        dtype = self.wte.weight.dtype
+        return [KVCache(batch, c.n_head, c.block_size, c.n_embd // c.n_head, dtype) for _ in self.h]

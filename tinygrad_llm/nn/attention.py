@@ -1,0 +1,140 @@
+"""The ladder of attentions: each rung adds one idea to the one below, and equals it where that idea does nothing.
+
+    1  attention_without_weights   every token becomes a mixture of all, by similarity
+    2  SelfAttention               what is compared and what is mixed is learned
+    3  CausalAttention             no token sees a later one
+    4  DropoutAttention            some of the weights are dropped while training
+    5  StackedHeads                several attentions side by side, each with its own weights
+    6  SplitHeads                  the same from one product, whose result is split into heads
+    7  MultiHeadAttention          the same through the one fused operation: the one that the models use
+
+Shapes: x (B, T, C) for B sequences of T tokens of C numbers; H heads of D = C / H numbers.
+"""
+
+import math
+
+import numpy as np
+
+from tinygrad_llm import functional as F
+from tinygrad_llm.errors import UserError
+from tinygrad_llm.nn.layers import Dropout, Linear
+from tinygrad_llm.nn.module import Module
+from tinygrad_llm.tensor import Tensor
+
+
+def attention_without_weights(x: Tensor) -> Tensor:
+    """Rung 1: each token is replaced by the mean of all, weighted by the softmax of their dot products with it."""
+    return (x @ x.mT).softmax(-1) @ x
+
+
+class SelfAttention(Module):
+    """Rung 2: three learned projections say what a token looks for, what it offers and what it passes on."""
+
+    def __init__(self, d_in: int, d_out: int, bias: bool = False):
+        self.query = Linear(d_in, d_out, bias)
+        self.key = Linear(d_in, d_out, bias)
+        self.value = Linear(d_in, d_out, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.query(x), self.key(x), self.value(x)  # (B, T, D)
+        return self.weights(q @ k.mT / math.sqrt(q.size(-1))) @ v
+
+    def weights(self, scores: Tensor) -> Tensor:
+        return scores.softmax(-1)  # (B, T, T)
+
+
+class CausalAttention(SelfAttention):
+    """Rung 3: a score above the diagonal, of a later token, becomes -inf and its weight zero."""
+
+    def weights(self, scores: Tensor) -> Tensor:
+        later = np.triu(np.ones(scores.shape[-2:], bool), 1)
+        return scores.masked_fill(later, -math.inf).softmax(-1)
+
+
+class DropoutAttention(CausalAttention):
+    """Rung 4: while training, each weight is dropped with probability `dropout`."""
+
+    def __init__(self, d_in: int, d_out: int, dropout: float = 0.0, bias: bool = False):
+        super().__init__(d_in, d_out, bias)
+        self.dropout = Dropout(dropout)
+
+    def weights(self, scores: Tensor) -> Tensor:
+        return self.dropout(super().weights(scores))
+
+
+class StackedHeads(Module):
+    """Rung 5: H attentions of rung 4, their results side by side, and a projection that mixes them."""
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, bias: bool = False):
+        self.heads = [DropoutAttention(n_embd, n_embd // n_head, dropout, bias) for _ in range(n_head)]
+        self.project = Linear(n_embd, n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(F.cat([head(x) for head in self.heads], -1))
+
+
+class SplitHeads(DropoutAttention):
+    """Rung 6: one projection for all the heads, whose C numbers are split into H heads of D."""
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, bias: bool = False):
+        super().__init__(n_embd, n_embd, dropout, bias)
+        self.n_head = n_head
+        self.project = Linear(n_embd, n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (split_heads(p(x), self.n_head) for p in (self.query, self.key, self.value))  # (B, H, T, D)
+        y = self.weights(q @ k.mT / math.sqrt(q.size(-1))) @ v
+        return self.project(merge_heads(y))
+
+
+class MultiHeadAttention(Module):
+    """Rung 7: query, key and value from one product, and attention as one operation that never keeps the weights.
+
+    The parameters have GPT-2's names. With a `cache`, x holds the tokens that follow those in the cache.
+    """
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, bias: bool = True):
+        if n_embd % n_head:
+            raise UserError(f"n_embd {n_embd} is not divisible by n_head {n_head}: each head takes an equal share")
+        self.n_head = n_head
+        self.dropout = dropout
+        self.c_attn = Linear(n_embd, 3 * n_embd, bias)
+        self.c_proj = Linear(n_embd, n_embd, bias)
+
+    def forward(self, x: Tensor, cache: "KVCache | None" = None) -> Tensor:
+        q, k, v = (split_heads(part, self.n_head) for part in self.c_attn(x).split(x.size(-1), -1))  # (B, H, T, D)
+        mask = None
+        if cache is not None:
+            past = cache.length
+            k, v = cache.append(k, v)
+            if past and q.size(-2) > 1:  # with nothing before them, `is_causal` says it all; one token sees everything
+                mask = np.tri(q.size(-2), k.size(-2), past, dtype=bool)
+        causal = mask is None and q.size(-2) == k.size(-2)
+        dropout = self.dropout if self.training else 0.0
+        return self.c_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)))
+
+
+class KVCache:
+    """The keys and values of one layer's attention for the tokens so far, in arrays of their final size."""
+
+    def __init__(self, batch: int, n_head: int, block_size: int, head_size: int, dtype=np.float32):
+        self.keys = np.empty((batch, n_head, block_size, head_size), dtype)
+        self.values = np.empty_like(self.keys)
+        self.length = 0
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the keys and values (B, H, T, D) of the next T tokens, and return those of all tokens so far."""
+        start, self.length = self.length, self.length + k.size(-2)
+        self.keys[:, :, start : self.length], self.values[:, :, start : self.length] = k.data, v.data
+        return Tensor(self.keys[:, :, : self.length]), Tensor(self.values[:, :, : self.length])
+
+
+def split_heads(x: Tensor, n_head: int) -> Tensor:
+    """(B, T, C) -> (B, H, T, D)"""
+    return x.reshape(*x.shape[:-1], n_head, -1).transpose(-3, -2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, H, T, D) -> (B, T, C)"""
+    x = x.transpose(-3, -2)
+    return x.reshape(*x.shape[:-2], -1)

@@ -1,0 +1,90 @@
+"""The layers that models are made of, under torch.nn's names, with its arguments and its initialization."""
+
+import math
+
+import numpy as np
+
+from tinygrad_llm import functional as F
+from tinygrad_llm import random
+from tinygrad_llm.nn.module import Module, Parameter
+from tinygrad_llm.tensor import Tensor
+
+
+class Linear(Module):
+    """y = x weight^T + bias. weight (out_features, in_features); both start uniform within ±1/sqrt(in_features)."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True):
+        bound = 1 / math.sqrt(in_features)
+        self.weight = Parameter(random.default.uniform(-bound, bound, (out_features, in_features)), np.float32)
+        self.bias = Parameter(random.default.uniform(-bound, bound, out_features), np.float32) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class Embedding(Module):
+    """A table of num_embeddings rows of embedding_dim numbers, normal at the start; the row padding_idx stays zero."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None):
+        self.weight = Parameter(random.default.normal(size=(num_embeddings, embedding_dim)), np.float32)
+        self.padding_idx = padding_idx
+        if padding_idx is not None:
+            self.weight.data[padding_idx] = 0
+
+    def forward(self, ids) -> Tensor:
+        return F.embedding(ids, self.weight, self.padding_idx)
+
+
+class LayerNorm(Module):
+    """Layer normalization over the last axis, of `normalized_shape` numbers."""
+
+    def __init__(self, normalized_shape: int, eps: float = 1e-5, bias: bool = True):
+        self.weight = Parameter(np.ones(normalized_shape, np.float32))
+        self.bias = Parameter(np.zeros(normalized_shape, np.float32)) if bias else None
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(Module):
+    """Root-mean-square normalization over the last axis, of `normalized_shape` numbers."""
+
+    def __init__(self, normalized_shape: int, eps: float = 1e-6):
+        self.weight = Parameter(np.ones(normalized_shape, np.float32))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Dropout(Module):
+    """Drop each number with probability p while training."""
+
+    def __init__(self, p: float = 0.5):
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.p, self.training)
+
+
+class GELU(Module):
+    """Gaussian error linear unit; approximate="tanh" for GPT-2's."""
+
+    def __init__(self, approximate: str = "none"):
+        self.approximate = approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x, self.approximate)
+
+
+class Sequential(Module):
+    """Modules one after another."""
+
+    def __init__(self, *layers: Module):
+        self.layers = list(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x

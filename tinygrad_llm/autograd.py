@@ -43,7 +43,7 @@ def operation(forward: Callable, backward: Callable) -> Callable:
     `forward(*inputs, **options)` returns y, or (y, *saved). `backward(dy, *saved)` returns the gradient of the first
     input, or a tuple with one entry for each of the first inputs, None for one that has no gradient. A backward with a
     parameter `needs` is told which inputs want theirs, so that it can leave out the work for the others. The kernel
-    selected for the first input computes both (see `tinygrad_llm.kernels`).
+    selected for the first floating input computes both (see `tinygrad_llm.kernels`).
     """
     name = forward.__name__.removesuffix("_forward")
     takes_needs = "needs" in inspect.signature(backward).parameters
@@ -55,8 +55,9 @@ def operation(forward: Callable, backward: Callable) -> Callable:
             bound.apply_defaults()
             inputs, options = bound.args, bound.kwargs
         arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
-        run = kernels.select(forward.__name__, forward, arrays[0])
-        run_back = kernels.select(backward.__name__, backward, arrays[0])
+        first = next((x for x in arrays if hasattr(x, "dtype") and x.dtype.kind == "f"), arrays[0])
+        run = kernels.select(forward.__name__, forward, first)
+        run_back = kernels.select(backward.__name__, backward, first)
         y, *saved = _watched("forward", name, run, arrays, options)
         if takes_needs:
             saved.append(wants_gradient(inputs) + (False,) * (len(signature.parameters) - len(inputs)))

@@ -70,11 +70,15 @@ def compare(name: str, kernel_set: str, dtype: str, seeds=(0,)) -> Comparison:
             for seed in seeds:
                 for layout in (contiguous, with_gaps):
                     inputs, options = case.make(seed)
-                    ours = run(operations()[name], inputs, options, dtype, layout)
+                    label = f"case {index} ({describe(inputs, options)}), seed {seed}, {layout.__name__}"
                     exact = run_oracle(oracle, inputs, options, "float64")
                     theirs = run_oracle(oracle, inputs, options, "float32") if dtype == "float32" else exact
-                    label = f"case {index} ({describe(inputs, options)}), seed {seed}, {layout.__name__}"
-                    _judge(comparison, label, ours, exact, theirs)
+                    try:
+                        ours = run(operations()[name], inputs, options, dtype, layout)
+                    except Exception as error:  # a kernel may do anything
+                        comparison.failures.append(f"{label}: {type(error).__name__}: {error}")
+                    else:
+                        _judge(comparison, label, ours, exact, theirs)
                 comparison.cases += 1
     return comparison
 

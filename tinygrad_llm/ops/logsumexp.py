@@ -1,8 +1,8 @@
 """Logarithm of a sum of exponentials over the axes `dim`, which stay as axes of size one with `keepdim`.
 
     y = log sum_i e^(x_i) = m + log sum_i e^(x_i - m) for any m; with m = max_i x_i no exponential overflows.
-    dy/dx_i = e^(x_i) / sum_j e^(x_j) = e^(x_i - y), the softmax of x. Where every x_i is -inf, so is
-    y, and dx is NaN, as in torch.
+    dy/dx_i = e^(x_i) / sum_j e^(x_j) = e^(x_i - y), the softmax of x. Where every x_i is -inf, so is y, and dx is NaN,
+    as in torch.
 """
 
 import numpy as np

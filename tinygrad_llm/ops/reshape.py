@@ -37,5 +37,5 @@ def flatten(x, start_dim=0, end_dim=-1):
     """With the axes from `start_dim` to `end_dim` as one."""
     if x.ndim == 0:
         return reshape(x, 1)
-    end = end_dim % x.ndim + 1
-    return reshape(x, (*x.shape[:start_dim], math.prod(x.shape[start_dim:end]), *x.shape[end:]))
+    start, end = range(x.ndim)[start_dim], range(x.ndim)[end_dim] + 1
+    return reshape(x, (*x.shape[:start], math.prod(x.shape[start:end]), *x.shape[end:]))

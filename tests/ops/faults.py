@@ -1,0 +1,61 @@
+"""One mistake for every backward, as (text of the backward, text that replaces it): the comparison must see each."""
+
+FAULTS = {
+    # element-wise
+    ("numpy", "add"): ("dy = unbroadcast(dz, y)", "dy = dz"),
+    ("numpy", "sub"): ("-unbroadcast(dz, y)", "unbroadcast(dz, y)"),
+    ("numpy", "mul"): ("dz * x, y", "dz * y, y"),
+    ("numpy", "div"): ("-dz * z / y", "-dz / y"),
+    ("numpy", "neg"): ("-dy", "dy"),
+    ("numpy", "pow"): ("y * x **", "x **"),
+    ("numpy", "exp"): ("dy * y", "dy"),
+    ("numpy", "log"): ("dy / x", "dy * x"),
+    ("numpy", "sqrt"): ("(2 * y)", "y"),
+    ("numpy", "tanh"): ("1 - y * y", "1 - y"),
+    ("numpy", "sigmoid"): ("dy * y * (1 - y)", "dy * (1 - y)"),
+    ("numpy", "logsigmoid"): ("sigmoid_forward(-x)", "sigmoid_forward(x)"),
+    ("numpy", "silu"): ("1 + x * (1 - s)", "1 + x"),
+    ("numpy", "relu"): ("y > 0", "y >= 0"),
+    ("numpy", "abs"): ("np.sign(x)", "x"),
+    ("numpy", "clamp"): ("dy * kept", "dy"),
+    ("numpy", "maximum"): ("dz / 2", "dz"),
+    ("numpy", "minimum"): ("dz * (y < x) + tie", "dz * (y < x)"),
+    ("numpy", "where"): ("np.where(condition, 0, dz)", "dz"),
+    ("numpy", "masked_fill"): ("np.where(mask, 0, dy)", "dy"),
+    ("numpy", "cast"): ("astype(dtype)", 'astype("float16")'),
+    # reductions and products
+    ("numpy", "sum"): ("dim), shape)", "dim), shape) / dy.size"),
+    ("numpy", "mean"): ("dy / n", "dy"),
+    ("numpy", "var"): ("2 / freedom", "1 / freedom"),
+    ("numpy", "amax"): (" / largest.sum(axis=dim, keepdims=True)", ""),
+    ("numpy", "logsumexp"): ("keep_axes(dy, x.shape, dim) * np.exp", "np.exp"),
+    ("numpy", "cumsum"): ("np.flip(dy, dim)", "dy"),
+    ("numpy", "matmul"): ("row.swapaxes(-1, -2) @ dz", "row @ dz"),
+    # shapes
+    ("numpy", "reshape"): ("dy.reshape(shape)", 'dy.reshape(shape, order="F")'),
+    ("numpy", "permute"): ("np.argsort(dims)", "dims"),
+    ("numpy", "expand"): ("unbroadcast(dy, x)", "dy"),
+    ("numpy", "getitem"): ("np.add.at(dx, index, dy)", "dx[index] += dy"),
+    ("numpy", "gather"): ("np.add.at(dx, places, dy)", "dx[places] += dy"),
+    ("numpy", "concatenate"): ("np.cumsum(sizes)[:-1]", "len(sizes)"),
+    ("numpy", "tril"): ("np.tril(dy, diagonal)", "np.tril(dy)"),
+    ("numpy", "triu"): ("np.triu(dy, diagonal)", "dy"),
+    # layers
+    ("numpy", "linear"): ("rows_dy.sum(axis=0)", "rows_dy.mean(axis=0)"),
+    ("numpy", "embedding"): ("np.add.at(dweight, ids, dy)", "dweight[ids] += dy"),
+    ("numpy", "layernorm"): (" - xhat * (g * xhat).mean(axis=-1, keepdims=True)", ""),
+    ("numpy", "rmsnorm"): ("(g * xhat).mean", "(g * xhat).sum"),
+    ("numpy", "softmax"): (" - (dy * y).sum(axis=dim, keepdims=True)", ""),
+    ("numpy", "log_softmax"): ("np.exp(y)", "y"),
+    ("numpy", "gelu"): (" * (1 + 3 * CUBIC * x * x)", ""),
+    ("numpy", "dropout"): ("dy * _scale(p)", "dy"),
+    ("numpy", "rotary"): ("dy * cos - turn", "dy * cos + turn"),
+    ("numpy", "attention"): (" - (dp * p).sum(axis=-1, keepdims=True)", ""),
+    # losses
+    ("numpy", "cross_entropy"): ("a.sum(axis=-1, keepdims=True) * ", ""),  # ignored rows
+    ("numpy", "nll_loss"): (" / divisor", ""),
+    ("numpy", "linear_cross_entropy"): ("dweight += dx.T", "dweight[...] = dx.T"),  # every chunk but the last
+    ("numpy", "mse_loss"): ("2 * difference", "difference"),
+    ("numpy", "kl_div"): ("t * (target - x + 1)", "t * (target - x)"),
+    ("numpy", "binary_cross_entropy_with_logits"): ("(1 + (c - 1) * target) * ", ""),
+}

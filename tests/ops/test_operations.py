@@ -1,0 +1,102 @@
+"""Every operation, by every kernel: against PyTorch, by finite differences, and with a seeded fault."""
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faults import FAULTS
+
+from tinygrad_llm import kernels
+from tinygrad_llm.reference import ORACLES
+from tinygrad_llm.verification import compare, input_names, operations, output_gradient, run
+
+OPERATIONS = operations()
+SETS = [kernels.KernelSet(name) for name in kernels.builtin_sets()]
+PAIRS = [("numpy", name) for name in OPERATIONS]
+PAIRS += [(kernel_set.name, name) for kernel_set in SETS for name in kernel_set.operations() if name in OPERATIONS]
+pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean'")  # torch's advice on kl_div
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("kernel_set", "name"), PAIRS)
+def test_agrees_with_pytorch(name, kernel_set, dtype):
+    comparison = compare(name, kernel_set, dtype)
+    assert comparison.failures == []
+    assert comparison.cases > 0
+
+
+@pytest.mark.parametrize(("kernel_set", "name"), PAIRS)
+def test_agrees_with_finite_differences(name, kernel_set):
+    """Along a random direction in every floating input; cases with a kink or an infinity at hand are left out."""
+    checked = 0
+    with kernels.use(kernel_set):
+        for case in ORACLES[name].cases:
+            inputs, options = case.make(seed=1)
+            results = run(OPERATIONS[name], inputs, options, "float64")
+            if results["y"].dtype != np.float64 or options.get("padding_idx") is not None:
+                continue  # steps of rounding have no slope; at the padding the gradient stops by definition
+            for position, key in enumerate(input_names(OPERATIONS[name], len(inputs))):
+                if f"d{key}" in results:
+                    before, after = one_sided_slopes(OPERATIONS[name], inputs, options, position)
+                    if np.isclose(before, after, rtol=1e-2, atol=1e-4):
+                        terms = results[f"d{key}"] * direction(inputs[position])
+                        assert (before + after) / 2 == pytest.approx(terms.sum(), abs=1e-6 * np.abs(terms).sum())
+                        checked += 1
+    assert checked > 0
+
+
+@pytest.mark.parametrize(("kernel_set", "name"), FAULTS)
+def test_a_seeded_fault_is_seen(name, kernel_set, tmp_path):
+    """The page or kernel with the fault is used as a user's own kernel; without it, it passes as such."""
+    old, new = FAULTS[kernel_set, name]
+    source, backward = source_of(name, kernel_set)
+    kernel = tmp_path / f"{name}.py"
+    kernel.write_text(source)
+    assert compare(name, str(kernel), "float64").passed
+    kernel.write_text(source.replace(backward, backward.replace(old, new)))
+    assert not compare(name, str(kernel), "float64").passed
+
+
+def test_every_page_has_an_oracle_with_cases():
+    assert set(ORACLES) == set(OPERATIONS)
+    assert all(oracle.cases for oracle in ORACLES.values())
+
+
+def test_every_backward_has_one_fault():
+    assert set(FAULTS) == set(PAIRS)
+    for kernel_set, name in FAULTS:
+        assert source_of(name, kernel_set)[1].count(FAULTS[kernel_set, name][0]) == 1, (kernel_set, name)
+
+
+def test_every_page_is_named_after_its_operation():
+    for name, operation in OPERATIONS.items():
+        file = Path(inspect.getfile(operation.forward))
+        assert (file.stem, operation.backward.__name__) == (name, f"{name}_backward")
+        assert operation.__doc__
+
+
+def source_of(name: str, kernel_set: str) -> tuple[str, str]:
+    """The text of the page or kernel, and of its backward alone."""
+    if kernel_set == "numpy":
+        module = inspect.getmodule(OPERATIONS[name].backward)
+    else:
+        module = kernels.KernelSet(kernel_set).find(name)
+    return inspect.getsource(module), inspect.getsource(getattr(module, f"{name}_backward"))
+
+
+def direction(x: np.ndarray) -> np.ndarray:
+    return np.random.default_rng(11).normal(size=x.shape)
+
+
+def one_sided_slopes(operation, inputs: list, options: dict, position: int, h: float = 1e-5) -> tuple[float, float]:
+    """How fast sum(y w) grows along the direction, just before the input and just after it."""
+    x = inputs[position]
+
+    def y(shift):
+        return operation(*inputs[:position], x + shift * direction(x), *inputs[position + 1 :], **options).data
+
+    y0, y1, y2 = y(-h), y(0), y(h)
+    w = output_gradient(np.shape(y1))
+    with np.errstate(invalid="ignore"):  # the difference of infinities is no number, which is close to nothing
+        return ((y1 - y0) / h * w).sum(), ((y2 - y1) / h * w).sum()

@@ -1,7 +1,7 @@
 """A GPT laboratory in plain NumPy: every derivative written by hand."""
 
 from tinygrad_llm.tensor import Tensor  # first: the operations are made of Tensors  # isort: skip
-from tinygrad_llm import kernels, ops
+from tinygrad_llm import functional, kernels, nn, ops
 from tinygrad_llm.autograd import Function, no_grad, watch
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.gradcheck import gradcheck

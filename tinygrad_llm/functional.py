@@ -226,7 +226,7 @@ def _keep(shape: tuple[int, ...], p: float) -> np.ndarray:
 
 
 def _over_last_axes(norm, input: Tensor, normalized_shape, parameters: list, eps: float) -> Tensor:
-    shape = tuple(np.atleast_1d(normalized_shape))
+    shape = tuple(np.atleast_1d(normalized_shape).tolist())
     if not shape or input.shape[-len(shape) :] != shape:
         raise UserError(f"normalized_shape {list(shape)} is not the end of the input's shape {list(input.shape)}")
     if len(shape) == 1:

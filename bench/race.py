@@ -112,12 +112,14 @@ def report(result: dict) -> str:
         low, high = side["quartiles"]
         lines.append(f"  {side['side']:12} {side['median']:.4f} [{low:.4f} {high:.4f}]  peak {side['peak_mb']:.0f} MB")
     low, high = result["ratio_quartiles"]
-    lines.append(f"  ratio {result['ratio']:.2f} [{low:.2f} {high:.2f}]; losses differ by {result['loss_difference']:.1e}")
+    lines.append(f"  ratio {result['ratio']:.2f} [{low:.2f} {high:.2f}]")
+    lines.append(f"  losses differ by at most {result['loss_difference']:.1e}")
     return "\n".join(lines)
 
 
 def record(result: dict, arguments: argparse.Namespace) -> None:
     """Append the result to the CSV, with the machine and the versions."""
+    versions = {"python": platform.python_version(), **{x: version(x) for x in ("numpy", "numba", "torch")}}
     row = {
         "date": datetime.date.today().isoformat(),
         "race": result["race"],
@@ -130,7 +132,7 @@ def record(result: dict, arguments: argparse.Namespace) -> None:
         "rounds": arguments.rounds,
         "threads": arguments.threads,
         "machine": processor(),
-        "versions": " ".join(f"{x} {version(x)}" for x in ("numpy", "numba", "torch")) + f" python {platform.python_version()}",
+        "versions": " ".join(f"{name} {number}" for name, number in versions.items()),
     }
     new = not RESULTS.exists()
     with RESULTS.open("a", newline="") as file:

@@ -1,4 +1,4 @@
-"""The GPT in PyTorch, with the parameters' names of ours, and a training loop: what ours is compared with, step by step."""
+"""The GPT in PyTorch, its parameters named as ours, and its training step: what ours is compared with, step by step."""
 
 import math
 
@@ -13,7 +13,9 @@ class Block(nn.Module):
         width, bias = config.n_embd, config.bias
         self.n_head, self.dropout = config.n_head, config.dropout
         self.ln_1 = nn.LayerNorm(width, bias=bias)
-        self.attn = nn.ModuleDict({"c_attn": nn.Linear(width, 3 * width, bias), "c_proj": nn.Linear(width, width, bias)})
+        self.attn = nn.ModuleDict(
+            {"c_attn": nn.Linear(width, 3 * width, bias), "c_proj": nn.Linear(width, width, bias)}
+        )
         self.ln_2 = nn.LayerNorm(width, bias=bias)
         self.mlp = nn.ModuleDict(
             {"c_fc": nn.Linear(width, 4 * width, bias), "c_proj": nn.Linear(4 * width, width, bias)}

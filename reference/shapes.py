@@ -77,7 +77,12 @@ def concatenate(*tensors, dim=0):
     return torch.cat(tensors, dim)
 
 
-TRIANGLES = (case(normal(7, 7)), case(normal(3, 33), diagonal=-1), case(normal(2, 7, 3), diagonal=1), case(normal(1, 1)))
+TRIANGLES = (
+    case(normal(7, 7)),
+    case(normal(3, 33), diagonal=-1),
+    case(normal(2, 7, 3), diagonal=1),
+    case(normal(1, 1)),
+)
 
 
 @oracle(*TRIANGLES)

@@ -1,4 +1,4 @@
-"""functional has torch.nn.functional's names, arguments, defaults and semantics: the same calls give the same numbers."""
+"""functional has torch.nn.functional's names, arguments, defaults and semantics: the same call gives the same."""
 
 import inspect
 import tracemalloc

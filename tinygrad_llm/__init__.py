@@ -8,4 +8,16 @@ from tinygrad_llm.gradcheck import gradcheck
 from tinygrad_llm.random import manual_seed
 
 __version__ = "0.1.0"
-__all__ = ["Function", "Tensor", "UserError", "functional", "gradcheck", "kernels", "manual_seed", "nn", "no_grad", "ops", "watch"]
+__all__ = [
+    "Function",
+    "Tensor",
+    "UserError",
+    "functional",
+    "gradcheck",
+    "kernels",
+    "manual_seed",
+    "nn",
+    "no_grad",
+    "ops",
+    "watch",
+]

@@ -26,7 +26,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
         _flush(path.parent)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; nothing that was there has changed") from error
+        reason = error.strerror or error
+        raise UserError(f"cannot write {path}: {reason}; nothing that was there has changed") from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

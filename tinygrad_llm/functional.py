@@ -145,7 +145,7 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy of logits (C,), (N, C) or (N, C, d1, …) against classes (), (N,) or (N, d1, …), or probabilities."""
+    """Cross-entropy of logits (C,), (N, C) or (N, C, d1, …) for classes (), (N,) or (N, d1, …) or probabilities."""
     rows, target, shape = _class_rows(input, target, ignore_index)
     loss = ops.cross_entropy(
         rows,
@@ -236,7 +236,7 @@ def _over_last_axes(norm, input: Tensor, normalized_shape, parameters: list, eps
 
 
 def _class_rows(input: Tensor, target, ignore_index: int) -> tuple[Tensor, np.ndarray, tuple[int, ...]]:
-    """torch's input with classes along axis 1 (0 if it is the only one) as rows, the targets of the rows, their shape."""
+    """torch's input with classes along axis 1, or 0 if it is the only one, as rows; their targets; their shape."""
     target, axis = _array(target), min(1, input.ndim - 1)
     classes = input.size(axis)
     shape = input.shape[:axis] + input.shape[axis + 1 :]

@@ -35,14 +35,11 @@ def gradcheck(
     floats = [isinstance(x, Tensor | np.ndarray) and x.dtype.kind == "f" for x in inputs]
     if any(is_float and x.dtype != np.float64 for is_float, x in zip(floats, inputs, strict=True)):
         raise TypeError("gradcheck needs float64 inputs: in float32, rounding hides what finite differences show")
-    arrays = [np.array(x.data if isinstance(x, Tensor) else x) if is_float else x for is_float, x in zip(floats, inputs, strict=True)]
-    checked = [
-        i for i, (is_float, x) in enumerate(zip(floats, inputs, strict=True))
-        if is_float and (isinstance(x, np.ndarray) or x.requires_grad)
-    ]
+    checked = [i for i, x in enumerate(inputs) if floats[i] and (isinstance(x, np.ndarray) or x.requires_grad)]
     if not checked:
         raise TypeError("gradcheck needs an input that requires a gradient: a float64 array, or such a Tensor")
 
+    arrays = [np.array(x) if floats[i] else x for i, x in enumerate(inputs)]
     tensors = [Tensor(x.copy(), requires_grad=i in checked) if floats[i] else x for i, x in enumerate(arrays)]
     y = function(*tensors)
     random = np.random.default_rng(seed)
@@ -52,11 +49,13 @@ def gradcheck(
 
     def slope(direction: dict[int, np.ndarray]) -> float:
         """Of L along the direction: the change of each input."""
-        values = []
-        for sign in (1, -1):
-            moved = [x + sign * eps * direction[i] if i in direction else x for i, x in enumerate(arrays)]
-            values.append((weights * function(*[Tensor(x) if floats[i] else x for i, x in enumerate(moved)]).data).sum())
-        return (values[0] - values[1]) / (2 * eps)
+
+        def value(step: float) -> float:
+            moved = [x + step * direction[i] if i in direction else x for i, x in enumerate(arrays)]
+            y = function(*[Tensor(x) if floats[i] else x for i, x in enumerate(moved)])
+            return (weights * y.data).sum()
+
+        return (value(eps) - value(-eps)) / (2 * eps)
 
     def agree(analytic: float, numeric: float, size: float) -> bool:
         return abs(analytic - numeric) <= atol + rtol * max(abs(analytic), abs(numeric), size)
@@ -70,7 +69,8 @@ def gradcheck(
             analytic, numeric = float(gradients[i][index]), float(slope({i: unit}))
             if not agree(analytic, numeric, 0.0):
                 raise GradientError(
-                    f"the gradient of input {i} at {list(index)} is {analytic:.8g}, finite differences give {numeric:.8g}"
+                    f"the gradient of input {i} at {list(index)} is {analytic:.8g}, "
+                    f"finite differences give {numeric:.8g}"
                 )
     direction = {i: random.normal(size=arrays[i].shape) for i in checked}
     analytic = float(sum((gradients[i] * direction[i]).sum() for i in checked))

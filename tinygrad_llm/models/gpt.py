@@ -49,7 +49,7 @@ class GPTConfig:
         if self.vocab_size < 0:
             raise UserError(f"vocab_size must not be negative, as {self.vocab_size} is")
         if self.n_embd % self.n_head:
-            raise UserError(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}; each head takes an equal share")
+            raise UserError(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}: heads share it equally")
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout must be from 0 to below 1, not {self.dropout}")
         if self.activation not in ("gelu_tanh", "gelu"):

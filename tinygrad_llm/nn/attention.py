@@ -95,7 +95,7 @@ class MultiHeadAttention(Module):
 
     def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, bias: bool = True):
         if n_embd % n_head:
-            raise UserError(f"n_embd {n_embd} is not divisible by n_head {n_head}: each head takes an equal share")
+            raise UserError(f"n_embd {n_embd} is not divisible by n_head {n_head}: heads share it equally")
         self.n_head = n_head
         self.dropout = dropout
         self.c_attn = Linear(n_embd, 3 * n_embd, bias)

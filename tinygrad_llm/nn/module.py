@@ -1,4 +1,4 @@
-"""Module and Parameter: a tree of layers, and the tensors in it that are trained. Names and semantics are torch.nn's."""
+"""Module and Parameter: a tree of layers, and the tensors in it that are trained, with torch.nn's names."""
 
 from collections.abc import Iterator, Mapping
 

@@ -1,6 +1,6 @@
-"""Negative log-likelihood: the loss of a row of log-probabilities x is -w_t x_t, t its target and w the classes' weights.
+"""Negative log-likelihood: a row of log-probabilities x with the target t costs -w_t x_t, w the classes' weights.
 
-    dx_c = -w_t [c = t], times dy; a mean divides by the sum of the w_t. Rows whose target is `ignore_index` count nothing.
+    dx_c = -w_t [c = t] dy; a mean divides by the sum of the w_t. Rows whose target is `ignore_index` count nothing.
 
 Shapes: x (N, C); targets (N,) of integers; weight (C,) or None; the loss (N,) with `reduction="none"`, else a number.
 """

@@ -103,7 +103,7 @@ class Function:
 
     @staticmethod
     def backward(ctx: Context, dy: np.ndarray):
-        """Return the gradient of the loss with respect to each input: one array, or a tuple with None for no gradient."""
+        """Return the gradient with respect to each input: one array, or a tuple with None for those that have none."""
         raise NotImplementedError("a Function needs a backward")
 
     @classmethod
@@ -169,8 +169,8 @@ def walk_back(root: Node, gradient: np.ndarray, retain_graph: bool = False) -> N
             if dx is not None:
                 if np.shape(dx) != edge.shape:
                     raise RuntimeError(
-                        f"the backward of {node.name!r} gave its input {position} a gradient of shape {np.shape(dx)}, "
-                        f"but the input has shape {edge.shape}"
+                        f"the backward of {node.name!r} gave its input {position} a gradient of shape "
+                        f"{np.shape(dx)}, but the input has shape {edge.shape}"
                     )
                 dx = np.asarray(dx, dtype=edge.dtype)
                 if isinstance(edge, Tensor):
@@ -198,7 +198,7 @@ def watch(hook: Callable[[str, str, tuple, tuple, float], None]) -> Iterator[Non
     """Call `hook(phase, name, inputs, outputs, seconds)` after every operation inside this block.
 
     In phase "forward" the inputs are the operation's, the outputs its result and what it saved; in phase "backward"
-    the inputs are (dy,) and the outputs the gradients of its inputs. They are the arrays themselves: look, do not write.
+    the inputs are (dy,) and the outputs the gradients of its inputs: the arrays themselves, to look at, not to write.
     """
     _watchers.append(hook)
     try:

@@ -150,21 +150,26 @@ class Tensor:
 from tinygrad_llm import autograd, ops  # both are made of Tensors, so they come after the class
 
 # Methods are the operations themselves: what a page in `ops` says of its first input holds for the tensor.
-for _method in """abs amax argmax clamp cumsum exp expand flatten gather log log_softmax logsumexp masked_fill matmul max
+_METHODS = """abs amax argmax clamp cumsum exp expand flatten gather log log_softmax logsumexp masked_fill matmul max
     maximum mean min minimum permute pow relu reshape sigmoid softmax split sqrt squeeze std sum t tanh transpose tril
-    triu unsqueeze var view""".split():
-    setattr(Tensor, _method, getattr(ops, _method))
+    triu unsqueeze var view"""
+for _name in _METHODS.split():
+    setattr(Tensor, _name, getattr(ops, _name))
 Tensor.where = lambda self, condition, y: ops.where(condition, self, y)
 
 _OPERATORS = {"add": ops.add, "sub": ops.sub, "mul": ops.mul, "truediv": ops.div, "pow": ops.pow, "matmul": ops.matmul}
-for _operator, _operation in _OPERATORS.items():
-    setattr(Tensor, f"__{_operator}__", _operation)
-    setattr(Tensor, f"__r{_operator}__", lambda self, other, operation=_operation: operation(other, self))
+for _name, _operation in _OPERATORS.items():
+    setattr(Tensor, f"__{_name}__", _operation)
+    setattr(Tensor, f"__r{_name}__", lambda self, other, operation=_operation: operation(other, self))
 Tensor.__neg__, Tensor.__abs__, Tensor.__getitem__ = ops.neg, ops.abs, ops.getitem
 Tensor.T = property(lambda self: ops.permute(self, *reversed(range(self.ndim))))
 Tensor.mT = property(lambda self: ops.transpose(self, -2, -1))
 
+
+def _comparison(compare):
+    return lambda self, other: Tensor(compare(self.data, other.data if isinstance(other, Tensor) else other))
+
+
 # Comparisons give a Tensor of booleans, which has no gradient.
-for _operator in ("eq", "ne", "lt", "le", "gt", "ge"):
-    setattr(Tensor, f"__{_operator}__", lambda self, other, compare=getattr(operator, _operator): Tensor(
-        compare(self.data, other.data if isinstance(other, Tensor) else other)))
+for _compare in (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge):
+    setattr(Tensor, f"__{_compare.__name__}__", _comparison(_compare))

@@ -121,7 +121,7 @@ def run_oracle(oracle, inputs: list, options: dict, dtype: str) -> dict[str, np.
 
 
 def output_gradient(shape: tuple[int, ...]) -> np.ndarray:
-    """The gradient that the walk back starts from: random, so that no term of a backward can hide, the same each time."""
+    """The gradient that the walk back starts from, the same each time: random, so that no term can hide."""
     return np.random.default_rng(7).normal(size=shape).astype(np.float32).astype(np.float64)
 
 
@@ -155,7 +155,7 @@ def relative_error(ours: np.ndarray, exact: np.ndarray) -> float:
 
 
 def input_names(operation, count: int) -> list[str]:
-    """What the operation calls its first `count` inputs, as in d<name>; those of `cat(*tensors)` are numbered."""
+    """What the operation calls its first `count` inputs, as in d<name>; `concatenate`'s are numbered."""
     parameters = inspect.signature(getattr(operation, "forward", operation)).parameters.values()
     names = []
     for parameter in parameters:

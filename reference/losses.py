@@ -25,6 +25,7 @@ def _distributions(rows, classes):
     case(normal(7, 33), integers(7, high=33)),
     case(normal(97, 7, scale=5.0), _some_ignored(97, 7)),
     case(normal(33, 97), _some_ignored(33, 97), label_smoothing=0.1, weight=positive(97)),
+    case(normal(33, 97), _some_ignored(33, 97), label_smoothing=0.1),
     case(normal(7, 3), integers(7, high=3), reduction="none", weight=positive(3)),
     case(normal(7, 3), integers(7, high=3), reduction="sum", ignore_index=1),
     case(normal(3, 1023, scale=30.0), integers(3, high=1023)),

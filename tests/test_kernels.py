@@ -96,8 +96,8 @@ def test_a_missing_function_is_named(twice):
 
 
 def test_other_arguments_are_shown_beside_the_pages(twice):
-    twice.write_text(TWICE.replace("exp_backward(dy, y)", "exp_backward(y, dy)"))
-    with kernels.use(str(twice)), pytest.raises(UserError, match=r"exp_backward\(y, dy\) must take \(dy, y\)"):
+    twice.write_text(TWICE.replace("exp_forward(x)", "exp_forward(x, base)"))
+    with kernels.use(str(twice)), pytest.raises(UserError, match=r"exp_forward\(x, base\) must take \(x\)"):
         Tensor(0.0).exp()
 
 

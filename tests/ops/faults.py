@@ -58,4 +58,11 @@ FAULTS = {
     ("numpy", "mse_loss"): ("2 * difference", "difference"),
     ("numpy", "kl_div"): ("t * (target - x + 1)", "t * (target - x)"),
     ("numpy", "binary_cross_entropy_with_logits"): ("(1 + (c - 1) * target) * ", ""),
+    # kernels
+    ("numba", "embedding"): ("total[c] += row[c]", "total[c] = row[c]"),
+    ("numba", "layernorm"): (" - xhat * mean_g_xhat", ""),
+    ("numba", "attention"): ("(ds_row[j] - dot)", "ds_row[j]"),
+    ("numba", "gelu"): (" * (one + three_cubic * a * a)", ""),
+    ("numba", "cross_entropy"): ("-= (1 - label_smoothing) * dloss", "-= dloss"),
+    ("numba", "linear_cross_entropy"): ("dweight += dx.T", "dweight[...] = dx.T"),
 }

@@ -25,12 +25,12 @@ def amax_backward(dy, x, dim, y):
 amax = operation(amax_forward, amax_backward)
 
 
-def argmax(x, dim=None, keepdim=False):
+def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The index of the largest element along `dim`, the first of equal ones; in the flattened tensor without `dim`."""
     return Tensor(np.argmax(x.data, axis=dim, keepdims=keepdim))
 
 
-def max(x, dim=None, keepdim=False):
+def max(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor | tuple[Tensor, Tensor]:
     """The largest element, as `amax`; with `dim`, as torch.max, a pair: the largest along it, and their indices.
 
     Of equal elements along `dim` the one at the index receives the whole gradient.
@@ -42,7 +42,7 @@ def max(x, dim=None, keepdim=False):
     return (values, indices) if keepdim else (squeeze(values, dim), squeeze(indices, dim))
 
 
-def min(x, dim=None, keepdim=False):
+def min(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor | tuple[Tensor, Tensor]:
     """The smallest element, or with `dim` a pair: whatever `max` says of -x."""
     if dim is None:
         return -max(-x)

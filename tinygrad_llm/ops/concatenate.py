@@ -3,10 +3,13 @@
     Every element of y is one of the tensors', so each receives its part of dy.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tinygrad_llm.autograd import operation
 from tinygrad_llm.ops.reshape import unsqueeze
+from tinygrad_llm.tensor import Tensor
 
 
 def concatenate_forward(*tensors, dim=0):
@@ -20,11 +23,11 @@ def concatenate_backward(dy, sizes, dim):
 concatenate = operation(concatenate_forward, concatenate_backward)
 
 
-def cat(tensors, dim=0):
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """The tensors of a list joined along `dim`."""
     return concatenate(*tensors, dim=dim)
 
 
-def stack(tensors, dim=0):
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """The tensors of a list, all of one shape, joined along a new axis at the place `dim`."""
     return cat([unsqueeze(x, dim) for x in tensors], dim)

@@ -5,6 +5,7 @@
 """
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -32,8 +33,11 @@ def getitem_backward(dy, shape, index):
 getitem = operation(getitem_forward, getitem_backward)
 
 
-def split(x, split_size_or_sections, dim=0):
-    """A tuple of consecutive parts along `dim`: of this size (the last may be smaller), or of the listed sizes."""
+def split(x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
+    """A tuple of consecutive parts along `dim`: of this size (the last may be smaller), or of the listed sizes.
+
+    Raises UserError for sizes that do not add up to that of `dim`.
+    """
     size, sections = x.shape[dim], split_size_or_sections
     if isinstance(sections, int):
         sections = [min(sections, size - start) for start in range(0, size, sections)]

@@ -7,6 +7,7 @@
 import numpy as np
 
 from tinygrad_llm.autograd import operation
+from tinygrad_llm.tensor import Tensor
 
 
 def permute_forward(x, *dims):
@@ -21,13 +22,13 @@ def permute_backward(dy, dims):
 permute = operation(permute_forward, permute_backward)
 
 
-def transpose(x, dim0, dim1):
+def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
     """With two axes exchanged."""
     dims = list(range(x.ndim))
     dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
     return permute(x, dims)
 
 
-def t(x):
+def t(x: Tensor) -> Tensor:
     """A matrix transposed; a vector or a number as it is."""
     return transpose(x, 0, 1) if x.ndim > 1 else x

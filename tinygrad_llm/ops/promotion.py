@@ -1,11 +1,13 @@
 """Which dtype numbers of different kinds have together."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 _KINDS = {"b": 0, "i": 1, "u": 1, "f": 2}
 
 
-def promote(*inputs):
+def promote(*inputs) -> Sequence:
     """The inputs, arrays and numbers, with every array in the dtype of the result, by torch's rule.
 
     Floating numbers decide over whole ones and those over booleans; among one kind, arrays with axes decide over those

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from tinygrad_llm.autograd import operation
+from tinygrad_llm.tensor import Tensor
 
 
 def reshape_forward(x, *shape):
@@ -21,19 +22,19 @@ def reshape_backward(dy, shape):
 reshape = view = operation(reshape_forward, reshape_backward)
 
 
-def squeeze(x, dim=None):
+def squeeze(x: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
     """Without the axes of size one, or only those among `dim`."""
     if dim is not None:
         dim = tuple(d for d in (dim if isinstance(dim, tuple) else (dim,)) if x.shape[d] == 1)
     return reshape(x, np.squeeze(x.data, dim).shape)
 
 
-def unsqueeze(x, dim):
+def unsqueeze(x: Tensor, dim: int) -> Tensor:
     """With a new axis of size one at the place `dim`."""
     return reshape(x, np.expand_dims(x.data, dim).shape)
 
 
-def flatten(x, start_dim=0, end_dim=-1):
+def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """With the axes from `start_dim` to `end_dim` as one."""
     if x.ndim == 0:
         return reshape(x, 1)

@@ -15,6 +15,7 @@ from tinygrad_llm.autograd import operation
 from tinygrad_llm.ops.broadcasting import keep_axes
 from tinygrad_llm.ops.masked_fill import masked_fill
 from tinygrad_llm.ops.sqrt import sqrt
+from tinygrad_llm.tensor import Tensor
 
 
 def var_forward(x, dim=None, correction=1, keepdim=False):
@@ -32,7 +33,7 @@ def var_backward(dy, deviations, dim, freedom):
 var = operation(var_forward, var_backward)
 
 
-def std(x, dim=None, correction=1, keepdim=False):
+def std(x: Tensor, dim=None, correction: float = 1, keepdim: bool = False) -> Tensor:
     """Standard deviation, the square root of the variance; its gradient is zero where all elements are equal."""
     variance = var(x, dim, correction, keepdim)
     constant = variance.data == 0  # there the square root has no derivative

@@ -16,7 +16,7 @@ from tinygrad_llm.models import GPT, PRESETS, GPTConfig
 
 CONFIG = replace(GPTConfig(**PRESETS["nanogpt-cpu"]), vocab_size=65)
 BATCH = 12
-SETTINGS = {"betas": (0.9, 0.99), "weight_decay": 0.1}
+LEARNING_RATE, BETAS, WEIGHT_DECAY, GRAD_CLIP = 1e-3, (0.9, 0.99), 0.1, 1.0
 
 
 def start():
@@ -27,16 +27,17 @@ def start():
 
 
 def ours():
-    from tinygrad_llm.optim import AdamW
+    from tinygrad_llm.optim import AdamW, decay_groups
 
     model, ids, targets = start()
-    optimizer = AdamW(model.parameters(), lr=1e-3, **SETTINGS)
+    optimizer = AdamW(decay_groups(model.parameters(), WEIGHT_DECAY), LEARNING_RATE, BETAS)
 
     def step() -> float:
         loss = model.loss(ids, targets)
         optimizer.zero_grad()
         loss.backward()
-        optimizer.step(max_norm=1.0)
+        _, scale = optimizer.clip_grad_norm(GRAD_CLIP)
+        optimizer.step(scale)
         return loss.item()
 
     return step
@@ -50,9 +51,9 @@ def pytorch_eager():
     model, *batch = start()
     twin = gpt.GPT(CONFIG)
     twin.load_state_dict({name: torch.tensor(array) for name, array in model.state_dict().items()})
-    optimizer = gpt.adamw(twin, 1e-3, **SETTINGS)
+    optimizer = gpt.adamw(twin, LEARNING_RATE, BETAS, WEIGHT_DECAY)
     ids, targets = map(torch.tensor, batch)
-    return lambda: gpt.train_step(twin, optimizer, ids, targets)
+    return lambda: gpt.train_step(twin, optimizer, ids, targets, GRAD_CLIP)
 
 
 if __name__ == "__main__":

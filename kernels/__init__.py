@@ -1,8 +1,9 @@
 """Which functions compute an operation: the NumPy pair on its page in `ops`, or a faster pair.
 
 A kernel is a module that has an operation's functions under the names of its page (`layernorm_forward`,
-`layernorm_backward`), with the same arguments and results. A *kernel set* is a folder of kernels, one file per
-operation: a subpackage of this one (`numba`), or a folder or a single file of the user's, named by its path.
+`layernorm_backward`), with the same arguments and results; what the forward saves for the backward is its own affair.
+A *kernel set* is a folder of kernels, one file per operation: a subpackage of this one (`numba`), or a folder or a
+single file of the user's, named by its path.
 
 One rule picks: the first set asked for that takes the array (its device and dtype) and has the operation; NumPy's
 page if none does.
@@ -119,10 +120,15 @@ def _choose(name: str, page, array):
         if kernel is None:
             raise UserError(f"{module.__file__} has no {name}: a kernel has every function of its operation")
         expected, got = (list(inspect.signature(function).parameters) for function in (page, kernel))
-        if expected != got:
+        if _contract(expected) != _contract(got):
             raise UserError(f"{module.__file__}: {name}({', '.join(got)}) must take ({', '.join(expected)})")
         return kernel
     return page
+
+
+def _contract(parameters: list[str]):
+    """What a kernel must have in common with its page: of a backward dy and `needs`, between which is what it saved."""
+    return (parameters[0], parameters[-1] == "needs") if "dy" in parameters else parameters
 
 
 def _defines_kernel(file: Path) -> bool:

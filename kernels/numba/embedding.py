@@ -1,0 +1,34 @@
+"""Embedding on all threads: `tinygrad_llm.ops.embedding` has the definition.
+
+The forward is NumPy's: copying rows is bound by memory, and it checks the ids. The backward adds, and two threads that
+add to the same row of the table at once would lose one of the sums. So each thread owns a range of columns: it walks
+through all tokens, in order, and adds its share of each token's gradient. No two threads share a number, no copies of
+the table are needed, common and rare tokens weigh the same, and the sums are the same bits for any number of threads.
+"""
+
+import numba
+import numpy as np
+from numba import prange
+
+from tinygrad_llm.kernels.numba.common import leaf
+from tinygrad_llm.ops.embedding import embedding_forward as embedding_forward
+
+
+def embedding_backward(dy, ids, shape, padding_idx):
+    dweight = np.zeros(shape, dy.dtype)
+    rows = np.ascontiguousarray(dy).reshape(-1, shape[1])  # (tokens, C)
+    _add_rows(rows, ids.reshape(-1).astype(np.int64), dweight, min(numba.get_num_threads(), shape[1]))
+    if padding_idx is not None:
+        dweight[padding_idx] = 0
+    return dweight
+
+
+@leaf
+def _add_rows(dy, ids, dweight, parts):
+    width = dweight.shape[1]
+    for part in prange(parts):
+        mine = slice(width * part // parts, width * (part + 1) // parts)
+        for token in range(ids.size):
+            row, total = dy[token, mine], dweight[ids[token], mine]
+            for c in range(row.size):
+                total[c] += row[c]

@@ -1,0 +1,145 @@
+"""What the comparison with PyTorch does not show of the Numba kernels: the same bits each time, threads, NaN, AdamW."""
+
+import numba
+import numpy as np
+import pytest
+
+from tinygrad_llm import kernels, ops
+from tinygrad_llm.kernels.numba import adamw as adamw_kernel
+from tinygrad_llm.kernels.numba.common import exp, largest, leaf
+from tinygrad_llm.optim.adamw import adamw_step
+from tinygrad_llm.verification import compare, run
+
+KERNELS = [name for name in kernels.KernelSet("numba").operations() if name in vars(ops)]
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = numba.get_num_threads()
+    if request.param > numba.config.NUMBA_NUM_THREADS:
+        pytest.skip("one thread only here")
+    numba.set_num_threads(request.param)
+    yield request.param
+    numba.set_num_threads(before)
+
+
+def inputs_of(name: str) -> tuple[list, dict]:
+    random = np.random.default_rng(3)
+    normal, tokens = random.normal, random.integers(0, 33, size=257)
+    return {
+        "attention": ([normal(size=(3, 2, 37, 9)) for _ in "qkv"], {"is_causal": True}),
+        "cross_entropy": ([normal(size=(257, 33)), tokens], {}),
+        "embedding": ([normal(size=(33, 97)), tokens], {}),
+        "gelu": ([normal(size=1023)], {"approximate": "tanh"}),
+        "layernorm": ([normal(size=(257, 97)), normal(size=97), normal(size=97)], {}),
+        "linear_cross_entropy": ([normal(size=(257, 97)), normal(size=(33, 97)), tokens], {}),
+    }[name]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_each_number_of_threads_agrees_with_pytorch(name, threads):
+    assert compare(name, "numba", "float32").failures == []
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_same_bits_each_time(name, threads):
+    inputs, options = inputs_of(name)
+    with kernels.use("numba"):
+        first, *others = (run(getattr(ops, name), inputs, options, "float32") for _ in range(10))
+    for other in others:
+        for key, array in first.items():
+            np.testing.assert_array_equal(other[key], array)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", sorted(set(KERNELS) - {"attention"}))
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_is_not_finite_shows_where_the_page_shows_it(name, value):
+    (x, *others), options = inputs_of(name)
+    x.flat[3] = value
+    results = {}
+    for kernel_set in ("numpy", "numba"):
+        with kernels.use(kernel_set):
+            results[kernel_set] = run(getattr(ops, name), [x, *others], options, "float32")
+    assert value == -np.inf or not np.isfinite(results["numpy"]["y"]).all()  # -inf is no fault of a logit
+    for key, expected in results["numpy"].items():
+        np.testing.assert_array_equal(np.isnan(results["numba"][key]), np.isnan(expected), err_msg=key)
+        np.testing.assert_array_equal(np.isposinf(results["numba"][key]), np.isposinf(expected), err_msg=key)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("position", range(3))
+def test_attention_shows_what_is_not_finite_from_where_it_stands(position, value):
+    """The page multiplies what the mask hides by zero, which makes it NaN; here what is hidden is not touched."""
+    inputs, options = inputs_of("attention")
+    inputs[position][0, 0, 20, 5] = value
+    with kernels.use("numba"):
+        y = run(ops.attention, inputs, options, "float32")["y"]
+    shown = ~np.isfinite(y[0, 0]).all(axis=-1)
+    assert not shown[:20].any()
+    assert shown[20:].all() if position > 0 and value is np.nan else shown[20]
+    assert np.isfinite(y[1:]).all() and np.isfinite(y[0, 1]).all()
+
+
+def test_exp_in_float32_is_right_to_two_units_in_the_last_place():
+    x = np.linspace(-87, 88, 100_003, dtype=np.float32)
+    exact = np.exp(x.astype(np.float64))
+    assert np.abs(_exp_of(x) / exact - 1).max() < 2 * np.finfo(np.float32).eps
+
+
+def test_exp_at_the_ends():
+    x = np.array([-np.inf, -1e30, -104, 0, 89, 1e30, np.inf, np.nan], np.float32)
+    np.testing.assert_array_equal(_exp_of(x), np.array([0, 0, 0, 1, np.inf, np.inf, np.inf, np.nan], np.float32))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 33])
+def test_largest_finds_it_at_every_place(size):
+    for place in range(size):
+        row = np.full(size, -2.0)
+        row[place] = -1
+        assert largest(row) == -1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [1, 7, 1023])
+def test_adamw_is_the_formula_and_pytorchs(size, dtype, threads):
+    import torch
+
+    random = np.random.default_rng(size)
+    start, (m, v) = random.normal(size=size), np.zeros((2, size), dtype)
+    ours, page, theirs = start.astype(dtype), start.copy(), torch.nn.Parameter(torch.tensor(start))
+    page_m, page_v = np.zeros((2, size))
+    settings = {"lr": 1e-2, "eps": 1e-8, "weight_decay": 0.1}
+    optimizer = torch.optim.AdamW([theirs], betas=(0.9, 0.99), **settings)
+    for step in range(1, 8):
+        grad, scale = random.normal(size=size).astype(np.float32).astype(np.float64), 1 / step
+        adamw_kernel.adamw_step(
+            ours, grad.astype(dtype), m, v, beta1=0.9, beta2=0.99, step=step, scale=scale, **settings
+        )
+        adamw_step(page, grad, page_m, page_v, beta1=0.9, beta2=0.99, step=step, scale=scale, **settings)
+        theirs.grad = torch.tensor(grad * scale)
+        optimizer.step()
+    limit = {"float32": 2e-6, "float64": 1e-14}[dtype]
+    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=limit, atol=limit)
+    np.testing.assert_allclose(ours, page, rtol=limit, atol=limit)
+    np.testing.assert_allclose(m, page_m, rtol=limit, atol=limit)
+    np.testing.assert_allclose(v, page_v, rtol=limit, atol=limit)
+
+
+def test_adamw_leaves_nothing_finite_of_a_gradient_that_is_not():
+    param, grad, m, v = (np.ones(5, np.float32) for _ in range(4))
+    grad[2] = np.nan
+    adamw_kernel.adamw_step(param, grad, m, v, 1e-3, 0.9, 0.99, 1e-8, 0.1, 1, 1.0)
+    np.testing.assert_array_equal(np.isnan(param), np.isnan(grad))
+
+
+@leaf
+def _exp_into(x, y):
+    for i in numba.prange(x.size):
+        y[i] = exp(x[i])
+
+
+def _exp_of(x: np.ndarray) -> np.ndarray:
+    y = np.empty_like(x)
+    _exp_into(x, y)
+    return y

@@ -42,7 +42,7 @@ def embedding(weight, ids, padding_idx=None):
     case(normal(7, 33), normal(33), normal(33)),
     case(normal(2, 3, 97), normal(97), None, eps=1e-3),
     case(normal(3, 1023), None, None),
-    case(normal(5, 1), normal(1), normal(1)),
+    case(normal(1, 3), normal(3), normal(3)),
 )
 def layernorm(x, weight, bias, eps=1e-5):
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
@@ -52,7 +52,7 @@ def layernorm(x, weight, bias, eps=1e-5):
     case(normal(7, 33), normal(33)),
     case(normal(2, 3, 97), normal(97), eps=1e-3),
     case(normal(3, 1023), None),
-    case(normal(5, 1), normal(1)),
+    case(normal(1, 3), normal(3)),
 )
 def rmsnorm(x, weight=None, eps=1e-6):
     return F.rms_norm(x, x.shape[-1:], weight, eps)

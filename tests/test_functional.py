@@ -112,6 +112,16 @@ def test_names_order_and_defaults_of_the_arguments(name):
     assert {key: p.default for key, p in ours.items()} == expected
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_norm_of_a_single_number_is_the_bias_and_does_not_depend_on_it(dtype):
+    """Its gradient is exactly zero, so that no relative error can be asked for."""
+    x, weight, bias = (Tensor(normal(*shape).astype(dtype), requires_grad=True) for shape in ((5, 1), (1,), (1,)))
+    y = F.layer_norm(x, (1,), weight, bias)
+    y.backward(normal(5, 1))
+    assert np.allclose(y.data, bias.data)
+    assert np.abs(x.grad).max() < 300 * np.finfo(dtype).eps  # rstd is 1 / sqrt(1e-5)
+
+
 def test_linear_cross_entropy_is_the_two_in_one():
     h, weight, targets = normal(7, 4), normal(5, 4), RANDOM.integers(0, 5, 7)
     fused, plain = ((Tensor(h, requires_grad=True), Tensor(weight, requires_grad=True)) for _ in range(2))

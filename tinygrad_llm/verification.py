@@ -6,7 +6,6 @@ units in the last place, since on some inputs PyTorch's error is zero by luck.
 """
 
 import inspect
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,22 +39,24 @@ def operations() -> dict[str, object]:
     return {value.__name__: value for value in vars(ops).values() if hasattr(value, "forward")}
 
 
-def compare_all(names=(), kernel_sets=(), dtypes=("float64", "float32"), seeds=(0,)) -> Iterator[Comparison]:
-    """Compare the named operations (all by default), each with every named kernel set (all) that has a pair for it.
+def pairs(names=(), kernel_sets=(), dtypes=("float64", "float32")) -> list[tuple[str, str, str]]:
+    """What there is to compare: (operation, kernel set, dtype) for the named operations and sets, all by default.
 
-    Raises UserError where torch is not installed, or a name is unknown.
+    Raises UserError for an unknown name, and for sets that have none of the operations.
     """
     unknown = set(names) - set(operations())
     if unknown:
         raise UserError(f"no operation is called {', '.join(sorted(unknown))}; there are {', '.join(operations())}")
-    sets = [kernels.KernelSet(name) for name in kernel_sets or kernels.builtin_sets() if name != "numpy"]
-    for name in names or operations():
-        for dtype in dtypes:
-            if not kernel_sets or "numpy" in kernel_sets:
-                yield compare(name, "numpy", dtype, seeds)
-            for kernel_set in sets:
-                if name in kernel_set.operations():
-                    yield compare(name, kernel_set.name, dtype, seeds)
+    having = {"numpy": set(operations())} | {
+        name: set(kernels.KernelSet(name).operations())
+        for name in kernel_sets or kernels.builtin_sets()
+        if name != "numpy"
+    }
+    sets = kernel_sets or list(having)
+    found = [(name, s, dtype) for name in names or operations() for s in sets if name in having[s] for dtype in dtypes]
+    if not found:
+        raise UserError(f"{', '.join(sets)} have no kernel for {', '.join(names) or 'any operation'}")
+    return found
 
 
 def compare(name: str, kernel_set: str, dtype: str, seeds=(0,)) -> Comparison:

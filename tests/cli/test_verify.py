@@ -1,0 +1,61 @@
+"""`tinygrad-llm verify`: the table, the JSON, a kernel of one's own, right and wrong."""
+
+import json
+
+import pytest
+
+from tinygrad_llm.cli import main
+from tinygrad_llm.reference import ORACLES
+
+FAULTY = '''
+from tinygrad_llm.ops.exp import exp_forward
+
+def exp_backward(dy, y):
+    return dy
+'''
+
+
+def test_the_table_has_a_row_for_every_pair(capsys):
+    assert main(["verify", "gelu", "exp"]) == 0
+    out = capsys.readouterr().out
+    assert out.count(" ok ") == 6  # gelu by numpy and numba, exp by numpy, each in two dtypes
+    cases = 4 * len(ORACLES["gelu"].cases) + 2 * len(ORACLES["exp"].cases)
+    assert f"6 pairs compared on {cases} cases: none failed" in out
+
+
+def test_json_says_the_same(capsys):
+    assert main(["verify", "exp", "--json", "true", "--kernels", "numpy", "--seeds", "2"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["operation"], row["kernels"], row["dtype"], row["passed"]) for row in rows] == [
+        ("exp", "numpy", "float64", True),
+        ("exp", "numpy", "float32", True),
+    ]
+    assert rows[0]["cases"] == 2 * len(ORACLES["exp"].cases)
+    assert set(rows[0]["errors"]) == {"y", "dx"}
+    assert 0 < rows[1]["errors"]["y"] < 1e-6
+
+
+def test_a_faulty_kernel_fails_and_the_fault_is_named(capsys, tmp_path):
+    kernel = tmp_path / "exp.py"
+    kernel.write_text(FAULTY)
+    assert main(["verify", "exp", "--kernels", str(kernel)]) == 1
+    out = capsys.readouterr().out
+    assert "FAILED" in out
+    assert "dx is off by" in out
+    kernel.write_text(FAULTY.replace("return dy", "return dy * y"))
+    assert main(["verify", "exp", "--kernels", str(kernel)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["exponential"], "no operation is called exponential"),
+        (["exp", "--kernels", "nowhere"], "no kernel set 'nowhere'"),
+        (["exp", "--kernels", "numba"], "numba have no kernel for exp"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_status_2(capsys, arguments, message):
+    assert main(["verify", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

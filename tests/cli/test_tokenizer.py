@@ -21,7 +21,7 @@ def test_train_saves_what_the_other_actions_load(capsys, tmp_path):
     assert capsys.readouterr().out == "the cat\n"
     assert main(["tokenizer", "show", str(out), "the cat"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "".join(line.split("  ", 1)[1] for line in lines if line) == "the cat"
+    assert "".join(line[9:] for line in lines) == "the cat"
 
 
 def test_text_comes_from_standard_input_as_well(capsys, monkeypatch):

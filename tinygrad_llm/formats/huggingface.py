@@ -111,7 +111,7 @@ def to_huggingface(model: GPT) -> dict[str, np.ndarray]:
 def save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
     """Write a safetensors file. Raises OSError where that fails, as every other way to write a file does."""
     try:
-        save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, path, metadata={"format": "pt"})
+        save_file({name: np.asarray(x, order="C") for name, x in arrays.items()}, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(str(error)) from error
 

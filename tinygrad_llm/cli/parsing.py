@@ -1,0 +1,54 @@
+"""Flags and YAML from dataclasses: one typed definition gives the settings, their checks and their help."""
+
+import argparse
+import difflib
+import re
+
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+
+from tinygrad_llm.errors import UserError
+
+
+class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of a description as they are."""
+
+
+class Parser(ArgumentParser):
+    """The parser of `tinygrad-llm COMMAND`: a flag for every field of `settings`, a dataclass, and `--config`.
+
+    Help texts are the entries under "Args:" in the docstring of the dataclass, and of those nested in it.
+    """
+
+    def __init__(self, command: str, description: str, settings: type, positional: str = ""):
+        super().__init__(
+            prog=f"tinygrad-llm {command}",
+            usage=f"tinygrad-llm {command} {positional} [--SETTING VALUE ...]".replace("  ", " "),
+            description=description,
+            formatter_class=Formatter,
+            exit_on_error=False,
+        )
+        self.add_argument("--config", action="config", help="a YAML file of settings; flags after it overrule it")
+        self.add_class_arguments(settings, as_group=False)
+
+    def settings(self, argv: list[str]) -> dict:
+        """The settings by name, nested dataclasses made. Raises UserError, in one line, for what does not fit."""
+        try:
+            values = vars(self.instantiate(self.parse_args(argv)))
+        except (ArgumentError, TypeError) as error:
+            raise UserError(self._one_line(str(error))) from error
+        del values["config"]
+        return values
+
+    def _one_line(self, message: str) -> str:
+        """What was wrong, in the user's words rather than Python's."""
+        message = " ".join(message.split())
+        if unknown := re.match(r"(?:unrecognized arguments: |Option ')([\w.=+-]*)", message):
+            name = unknown[1].lstrip("-").partition("=")[0]
+            known = [option.lstrip("-") for option in self._option_string_actions]
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"see {self.prog} --help"
+            return f"there is no setting {unknown[1]!r}; {hint}"
+        if wrong := re.match(r'Parser key "(.+?)": Expected an? (.+)\. Got value: (.*)', message):
+            expected = re.sub(r"<class '(\w+)'>", r"\1", wrong[2]).replace("typing.Literal", "one of ")
+            return f"{wrong[1]} is {wrong[3]!r}, but must be {expected}"
+        return re.sub(r'^Parser key "(.+?)": ', r"\1: ", message)

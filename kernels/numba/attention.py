@@ -10,7 +10,7 @@ Every product here is a sum of rows, scores too: s = sum_d q_d K_d with K the ke
 along whole vector registers, and eight rows are added at a time, so that the result is read and written once for
 eight multiply-adds. For the same reason the backward gathers the rows of eight queries before it adds to dk and dv.
 
-Masks and dropout take the page's own functions.
+Masks, dropout, and sizes that broadcast or do not fit take the page's own functions.
 """
 
 import math
@@ -25,7 +25,8 @@ QUERIES = 8  # that the backward gathers
 
 
 def attention_forward(q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_causal=False, scale=None):
-    if attn_mask is not None or keep is not None:
+    same_sizes = q.ndim == 4 and k.shape == v.shape and q.shape[::3] == k.shape[::3] and q.shape[1] % k.shape[1] == 0
+    if attn_mask is not None or keep is not None or not same_sizes:
         y, *saved = page.forward(q, k, v, attn_mask, keep, dropout_p, is_causal, scale)
         return y, page.backward, saved
     scale = q.dtype.type(1 / math.sqrt(q.shape[-1]) if scale is None else scale)
@@ -40,61 +41,67 @@ def attention_backward(dy, backward, saved, needs):
 
 
 def _backward(dy, q, k, v, y, lse, scale, is_causal, needs):
-    dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
+    dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
     _backward_heads(np.ascontiguousarray(dy), q, k, v, y, lse, scale, is_causal, dq, dk, dv)
     return dq, dk, dv
 
 
 @leaf
 def _forward(q, k, v, scale, is_causal, y, lse):
-    (batch, heads, queries, _), (kv_heads, keys) = q.shape, k.shape[1:3]
-    for head in prange(batch * heads):
-        b, h = head // heads, head % heads
-        q_head, y_head, v_head = q[b, h], y[b, h], v[b, h * kv_heads // heads]
-        k_transposed = k[b, h * kv_heads // heads].T.copy()  # (D, S)
-        scores = np.empty(keys, q.dtype)
-        for t in range(queries):
-            p = scores[: min(t + 1, keys) if is_causal else keys]
-            weighted_sum(scale, q_head[t], k_transposed, p)
-            highest, total = largest(p), q.dtype.type(0)
-            for j in range(p.size):
-                p[j] = exp(p[j] - highest)
-                total += p[j]
-            weighted_sum(1 / total, p, v_head, y_head[t])
-            lse[b, h, t] = highest + np.log(total)
+    heads, shared = q.shape[1], q.shape[1] // k.shape[1]
+    for i in prange(q.shape[0] * heads):
+        b, h = i // heads, i % heads
+        attend(q[b, h], k[b, h // shared], v[b, h // shared], scale, is_causal, y[b, h], lse[b, h])
 
 
 @leaf
 def _backward_heads(dy, q, k, v, y, lse, scale, is_causal, dq, dk, dv):
-    (batch, heads, queries, width), (kv_heads, keys) = q.shape, k.shape[1:3]
-    for kv_head in prange(batch * kv_heads):
-        b, g = kv_head // kv_heads, kv_head % kv_heads
-        k_head, dk_head, dv_head = k[b, g], dk[b, g], dv[b, g]
-        k_transposed, v_transposed = k_head.T.copy(), v[b, g].T.copy()  # (D, S)
-        p, ds = np.empty((QUERIES, keys), q.dtype), np.empty((QUERIES, keys), q.dtype)
-        for h in range(g * heads // kv_heads, (g + 1) * heads // kv_heads):
-            q_head, y_head, dy_head, dq_head = q[b, h], y[b, h], dy[b, h], dq[b, h]
-            for start in range(0, queries, QUERIES):
-                stop = min(start + QUERIES, queries)
-                longest = min(stop, keys) if is_causal else keys
-                for t in range(start, stop):
-                    seen = min(t + 1, keys) if is_causal else keys
-                    p_row, ds_row = p[t - start, :seen], ds[t - start, :seen]
-                    weighted_sum(scale, q_head[t], k_transposed, p_row)
-                    weighted_sum(scale, dy_head[t], v_transposed, ds_row)
-                    dot = q.dtype.type(0)
-                    for d in range(width):
-                        dot += dy_head[t, d] * y_head[t, d]
-                    dot *= scale
-                    for j in range(seen):
-                        p_row[j] = exp(p_row[j] - lse[b, h, t])
-                        ds_row[j] = p_row[j] * (ds_row[j] - dot)
-                    p[t - start, seen:longest] = 0
-                    ds[t - start, seen:longest] = 0
-                    weighted_sum(q.dtype.type(1), ds_row, k_head, dq_head[t])
-                for j in range(longest):
-                    add_weighted_sum(p[: stop - start, j], dy_head[start:stop], dv_head[j])
-                    add_weighted_sum(ds[: stop - start, j], q_head[start:stop], dk_head[j])
+    heads, shared = k.shape[1], q.shape[1] // k.shape[1]
+    for i in prange(k.shape[0] * heads):
+        b, g = i // heads, i % heads
+        for h in range(g * shared, (g + 1) * shared):  # one thread, since their gradients meet in dk[b, g]
+            head = dy[b, h], q[b, h], k[b, g], v[b, g], y[b, h], lse[b, h]
+            attend_backward(*head, scale, is_causal, dq[b, h], dk[b, g], dv[b, g])
+
+
+@helper
+def attend(q, k, v, scale, is_causal, y, lse):
+    (queries, keys), one, k_columns = (len(q), len(k)), q.dtype.type(1), k.T.copy()  # (D, S)
+    scores = np.empty(keys, q.dtype)
+    for t in range(queries):
+        p, total = scores[: min(t + 1, keys) if is_causal else keys], q.dtype.type(0)
+        weighted_sum(scale, q[t], k_columns, p)
+        highest = largest(p)
+        for j in range(p.size):
+            p[j] = exp(p[j] - highest)
+            total += p[j]
+        weighted_sum(one / total, p, v, y[t])
+        lse[t] = highest + np.log(total)
+
+
+@helper
+def attend_backward(dy, q, k, v, y, lse, scale, is_causal, dq, dk, dv):
+    (queries, keys), one, k_columns, v_columns = (len(q), len(k)), q.dtype.type(1), k.T.copy(), v.T.copy()  # (D, S)
+    p, ds = np.empty((QUERIES, keys), q.dtype), np.empty((QUERIES, keys), q.dtype)
+    for start in range(0, queries, QUERIES):
+        stop = min(start + QUERIES, queries)
+        count, longest = stop - start, min(stop, keys) if is_causal else keys
+        for t in range(start, stop):
+            seen = min(t + 1, keys) if is_causal else keys
+            p_row, ds_row, row_lse, dot = p[t - start, :seen], ds[t - start, :seen], lse[t], q.dtype.type(0)
+            weighted_sum(scale, q[t], k_columns, p_row)
+            weighted_sum(scale, dy[t], v_columns, ds_row)
+            for d in range(q.shape[1]):
+                dot += scale * dy[t, d] * y[t, d]
+            for j in range(seen):
+                p_row[j] = exp(p_row[j] - row_lse)
+                ds_row[j] = p_row[j] * (ds_row[j] - dot)
+            p[t - start, seen:longest] = 0
+            ds[t - start, seen:longest] = 0
+            weighted_sum(one, ds_row, k, dq[t])
+        for j in range(longest):
+            add_weighted_sum(p[:count, j], dy[start:stop], dv[j])
+            add_weighted_sum(ds[:count, j], q[start:stop], dk[j])
 
 
 @helper

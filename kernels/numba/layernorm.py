@@ -33,7 +33,7 @@ def layernorm_backward(dy, rows, weight, has_bias, mean, rstd):
 
 
 def _or_constant(vector, constant, rows):
-    return np.full(rows.shape[1], constant, rows.dtype) if vector is None else np.ascontiguousarray(vector)
+    return np.full(rows.shape[1], constant if vector is None else vector, rows.dtype)
 
 
 @leaf

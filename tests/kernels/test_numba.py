@@ -81,6 +81,20 @@ def test_attention_shows_what_is_not_finite_from_where_it_stands(position, value
     assert np.isfinite(y[1:]).all() and np.isfinite(y[0, 1]).all()
 
 
+def test_sizes_that_do_not_fit_are_errors_and_not_reads_beyond_an_array():
+    x = np.zeros((2, 2, 5, 4))
+    with kernels.use("numba"):
+        for k, v in ((x[:, :, :, :3], x), (x, x[:, :, :4]), (np.zeros((3, 2, 5, 4)),) * 2):
+            with pytest.raises(ValueError):
+                ops.attention(x, k, v)
+        with pytest.raises(ValueError):
+            ops.layernorm(x, np.ones(3), None)
+        with pytest.raises(IndexError):
+            ops.cross_entropy(x[0, 0], np.array([0, 1, 2, 3, 4]))
+        with pytest.raises(IndexError):
+            ops.embedding(x[0, 0], np.array([5]))
+
+
 def test_exp_in_float32_is_right_to_two_units_in_the_last_place():
     x = np.linspace(-87, 88, 100_003, dtype=np.float32)
     exact = np.exp(x.astype(np.float64))

@@ -6,10 +6,10 @@ BIN := .venv/bin
 .PHONY: train test lint clean
 
 train: .venv/installed
-	$(BIN)/tinygrad-llm train
+	$(BIN)/tinygrad-llm train $(ARGS)
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -264,6 +264,21 @@ def test_a_gradient_of_the_wrong_shape_is_named():
     assert x.grad is None
 
 
+def test_a_backward_that_forgets_an_input_says_so():
+    class Product(Function):
+        @staticmethod
+        def forward(ctx, x, y):
+            return x * y
+
+        @staticmethod
+        def backward(ctx, dy):
+            return dy
+
+    x, y = leaf(1.0), leaf(2.0)
+    with pytest.raises(RuntimeError, match="'Product' gave 1 gradients, but an input after those requires one"):
+        Product.apply(x, y).backward()
+
+
 def test_a_gradient_comes_back_in_the_dtype_of_its_tensor():
     x, y = leaf(1.0, dtype=np.float32), leaf(2.0)
     (x * y).sum().backward()

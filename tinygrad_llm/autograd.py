@@ -132,6 +132,27 @@ def record(name: str, inputs: tuple, y: np.ndarray, backward: Callable) -> Tenso
     return result
 
 
+def backward(tensor: Tensor, gradient=None, retain_graph: bool = False) -> None:
+    """Add to every leaf's `grad` the gradient of this tensor, weighted by `gradient` (1 for a single number).
+
+    Raises RuntimeError where no gradient is wanted, where `gradient` is missing or of another shape, and on a second
+    walk over operations whose saved arrays are freed.
+    """
+    if not tensor.requires_grad:
+        raise RuntimeError("backward needs a tensor that requires a gradient: none of those it came from does")
+    if gradient is None:
+        if tensor.numel() != 1:
+            raise RuntimeError(f"backward of a tensor of shape {tensor.shape} needs `gradient`, of the same shape")
+        gradient = np.ones_like(tensor.data)
+    gradient = Tensor(gradient, tensor.dtype).data
+    if gradient.shape != tensor.shape:
+        raise RuntimeError(f"gradient has shape {gradient.shape}, the tensor {tensor.shape}")
+    if tensor.node:
+        walk_back(tensor.node, gradient, retain_graph)
+    else:
+        tensor.accumulate_grad(gradient)
+
+
 def walk_back(root: Node, gradient: np.ndarray, retain_graph: bool = False) -> None:
     """Send `gradient`, that of the loss with respect to the root's result, back to every leaf, adding to its `.grad`.
 
@@ -163,6 +184,10 @@ def walk_back(root: Node, gradient: np.ndarray, retain_graph: bool = False) -> N
         # A node that no gradient reached has none to send, but those behind it still wait for its word.
         inputs = (None,) * len(edges) if dy is None else _watched("backward", node.name, backward, [dy], {})
         backward = None  # frees what it saved before the next one runs
+        if any(edge is not None for edge in edges[len(inputs) :]):
+            raise RuntimeError(
+                f"the backward of {node.name!r} gave {len(inputs)} gradients, but an input after those requires one"
+            )
         for position, (edge, dx) in enumerate(zip(edges, inputs, strict=False)):
             if edge is None:
                 continue

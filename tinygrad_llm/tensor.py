@@ -1,6 +1,7 @@
-"""Tensor: an array, its gradient, and the operation that made it. Methods carry torch.Tensor's names and semantics."""
+"""Tensor: an array, its gradient, and the operation that made it.
 
-import operator
+What a Tensor is stands here; what can be done with it, `methods` adds: operators, and methods under torch's names.
+"""
 
 import numpy as np
 
@@ -95,26 +96,6 @@ class Tensor:
         self.requires_grad = requires_grad
         return self
 
-    def backward(self, gradient=None, retain_graph: bool = False) -> None:
-        """Add to every leaf's `grad` the gradient of this tensor, weighted by `gradient` (1 for a single number).
-
-        Raises RuntimeError where no gradient is wanted, where `gradient` is missing or of another shape, and on a
-        second walk over operations whose saved arrays are freed.
-        """
-        if not self.requires_grad:
-            raise RuntimeError("backward needs a tensor that requires a gradient: none of those it came from does")
-        if gradient is None:
-            if self.numel() != 1:
-                raise RuntimeError(f"backward of a tensor of shape {self.shape} needs `gradient`, of the same shape")
-            gradient = np.ones_like(self.data)
-        gradient = np.asarray(Tensor(gradient).data, dtype=self.dtype)
-        if gradient.shape != self.shape:
-            raise RuntimeError(f"gradient has shape {gradient.shape}, the tensor {self.shape}")
-        if self.node:
-            autograd.walk_back(self.node, gradient, retain_graph)
-        else:
-            self.accumulate_grad(gradient)
-
     def accumulate_grad(self, gradient: np.ndarray) -> None:
         """Add `gradient`, an array of this tensor's shape and dtype, to `grad`."""
         if self.grad is not None:
@@ -128,48 +109,3 @@ class Tensor:
     def detach(self) -> "Tensor":
         """The same array, apart from the tape."""
         return Tensor(self.data)
-
-    def clone(self) -> "Tensor":
-        """A copy of the array, still on the tape."""
-        return ops.cast(self, self.dtype)
-
-    def to(self, dtype) -> "Tensor":
-        """The same numbers in another dtype: this very tensor if it has it already."""
-        return self if self.dtype == dtype else ops.cast(self, dtype)
-
-    def float(self) -> "Tensor":
-        return self.to(np.float32)
-
-    def double(self) -> "Tensor":
-        return self.to(np.float64)
-
-    def long(self) -> "Tensor":
-        return self.to(np.int64)
-
-
-from tinygrad_llm import autograd, ops  # both are made of Tensors, so they come after the class
-
-# Methods are the operations themselves: what a page in `ops` says of its first input holds for the tensor.
-_METHODS = """abs amax argmax clamp cumsum exp expand flatten gather log log_softmax logsumexp masked_fill matmul max
-    maximum mean min minimum permute pow relu reshape sigmoid softmax split sqrt squeeze std sum t tanh transpose tril
-    triu unsqueeze var view"""
-for _name in _METHODS.split():
-    setattr(Tensor, _name, getattr(ops, _name))
-Tensor.where = lambda self, condition, y: ops.where(condition, self, y)
-
-_OPERATORS = {"add": ops.add, "sub": ops.sub, "mul": ops.mul, "truediv": ops.div, "pow": ops.pow, "matmul": ops.matmul}
-for _name, _operation in _OPERATORS.items():
-    setattr(Tensor, f"__{_name}__", _operation)
-    setattr(Tensor, f"__r{_name}__", lambda self, other, operation=_operation: operation(other, self))
-Tensor.__neg__, Tensor.__abs__, Tensor.__getitem__ = ops.neg, ops.abs, ops.getitem
-Tensor.T = property(lambda self: ops.permute(self, *reversed(range(self.ndim))))
-Tensor.mT = property(lambda self: ops.transpose(self, -2, -1))
-
-
-def _comparison(compare):
-    return lambda self, other: Tensor(compare(self.data, other.data if isinstance(other, Tensor) else other))
-
-
-# Comparisons give a Tensor of booleans, which has no gradient.
-for _compare in (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge):
-    setattr(Tensor, f"__{_compare.__name__}__", _comparison(_compare))

@@ -1,0 +1,83 @@
+"""The README is true: its commands run, its Python runs, its derivative is the page's, its picture is there."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SHORT = ["--max_iters", "4", "--eval_interval", "2", "--eval_iters", "1", "--sample_length", "20"]
+"""Appended to a training command: what it does is the README's, how long it does it is not."""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
+OURS = [command for command in COMMANDS if command.startswith("tinygrad-llm ")]
+
+
+def test_every_command_is_known_to_these_tests():
+    assert len(OURS) >= 5
+    assert [command for command in COMMANDS if command not in OURS] == ["make train", "make test"]
+
+
+def test_the_commands_run_one_after_the_other(tmp_path, data_dir):
+    """In one folder, as a reader would, after `make train` has made its run there."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "TINYGRAD_LLM_CACHE": str(tmp_path / "cache"),
+    }
+    (tmp_path / "my.txt").write_text("Some text of one's own, said again and again. " * 100)
+    for command in ["tinygrad-llm train", *OURS]:
+        words = shlex.split(command)
+        if words[1] == "train":
+            words += SHORT if "--resume" not in words else ["--eval_iters", "1"]
+        if words[1] == "verify":
+            words += ["layernorm"]  # all of them are the other tests' work
+        result = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, f"{command}\n{result.stdout}{result.stderr}"
+        assert result.stdout.strip()
+
+
+def test_the_python_runs(capsys):
+    namespace: dict = {}
+    for block in blocks("python"):
+        if not block.startswith("def layernorm_backward"):
+            exec(block, namespace)
+    assert capsys.readouterr().out.endswith("(4, 10)\n")
+
+
+def test_the_derivative_is_the_pages():
+    page = (ROOT / "tinygrad_llm" / "ops" / "layernorm.py").read_text()
+    (code,) = (block for block in blocks("python") if block.startswith("def layernorm_backward"))
+    assert code in page
+    for line in README.splitlines():
+        if line.startswith(">     "):
+            assert line.removeprefix("> ") in page
+
+
+def test_files_that_it_names_are_there():
+    links = re.findall(r"\]\(([^):]+)\)", README)
+    folders = re.findall(r"^\| `([^`]+)`", README, re.MULTILINE)
+    assert len(links) >= 2
+    assert len(folders) >= 8
+    for path in [*links, *folders]:
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["train"])
+def test_make(target, tmp_path):
+    """`make train` in a fresh clone: it makes its own environment, installs and trains."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / "clone")], check=True)
+    arguments = f"ARGS={shlex.join([*SHORT, '--out', 'runs/short'])}"
+    subprocess.run(["make", target, arguments], cwd=tmp_path / "clone", check=True)
+    assert (tmp_path / "clone" / "runs" / "short" / "loss.png").stat().st_size > 1000

@@ -160,6 +160,22 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
     assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
 
 
+@pytest.mark.parametrize("eval_interval", [4, 100])
+def test_no_checkpoint_is_written_of_weights_that_are_no_numbers(tmp_path, config, monkeypatch, eval_interval):
+    trainer = Trainer(config(eval_interval=eval_interval), tmp_path)
+    update = trainer.update
+
+    def poisoned():
+        update()
+        if trainer.step == 8:  # a checkpoint is due, and the loss was still finite
+            trainer.optimizer.data[:] = np.inf
+
+    monkeypatch.setattr(trainer, "update", poisoned)
+    with pytest.raises(FloatingPointError, match=r"at step 8; "):
+        trainer.train()
+    assert [path.name for path in checkpoint.by_step(tmp_path)] == ["step-000004"]
+
+
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, config, monkeypatch):
     trainer = Trainer(config(), tmp_path)
     save = checkpoint.save_arrays

@@ -1,5 +1,6 @@
 """The training loop, and what it needs to stop anywhere and go on to the same bits."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -77,6 +78,7 @@ class Trainer:
             self.batches.load_state_dict(state["batches"])
             random.set_state(state["random"])
 
+    @np.errstate(over="ignore", invalid="ignore")  # `check_finite` says it better
     def train(self) -> None:
         """Train up to max_iters steps, leaving metrics, samples and checkpoints in the run folder.
 
@@ -92,19 +94,20 @@ class Trainer:
                     self.evaluate()
                 while self.step < c.max_iters:
                     self.update()
-                    last = self.step == c.max_iters or interrupt.requested
-                    if self.step % c.eval_interval == 0 or self.step == c.max_iters:
+                    last = self.step == c.max_iters
+                    if self.step % c.eval_interval == 0 or last:
                         self.evaluate()
                         self.write_sample()
-                    if self.step % c.checkpoint_interval == 0 or self.best["step"] == self.step or last:
+                    stop = interrupt.requested
+                    if self.step % c.checkpoint_interval == 0 or self.best["step"] == self.step or last or stop:
                         self.save()
-                    if interrupt.requested:
+                    if stop:
                         raise KeyboardInterrupt
         finally:
             self.metrics.close()
-            plot(self.run)
+            with contextlib.suppress(UserError):  # on a full disk, which has been said
+                plot(self.run)
 
-    @np.errstate(over="ignore", invalid="ignore")  # the check for finite numbers says it better
     def update(self) -> None:
         """One step: the gradient over all its micro-batches, weighed by tokens, and AdamW."""
         c, start = self.config, time.perf_counter()
@@ -118,12 +121,8 @@ class Trainer:
             total += loss.item()
         loss = total / count
         norm, scale = self.optimizer.clip_grad_norm(c.grad_clip or math.inf)
-        for name, value in [("loss", loss), ("gradient's norm", norm)]:
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"the {name} became {value} at step {self.step + 1}; the checkpoints in {self.run} are from "
-                    "before. Lower the learning rate, or warm up longer"
-                )
+        self.check_finite("loss", loss, self.step + 1)
+        self.check_finite("gradient's norm", norm, self.step + 1)
         lr = learning_rate(self.step, c.schedule, c.learning_rate, c.min_lr, c.warmup_iters, c.lr_decay_iters)
         self.optimizer.lr = lr
         self.optimizer.step(scale)
@@ -142,6 +141,7 @@ class Trainer:
         for split, loss in losses.items():
             self.metrics.log(self.step, split, loss=loss)
         self.val = losses["val"]
+        self.check_finite("validation loss", self.val, self.step)
         better = self.step > 0 and self.val < self.best["loss"]
         if better:
             self.best = {"loss": self.val, "step": self.step}
@@ -171,6 +171,7 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint, then remove those that are no longer kept."""
         self.display.status("saving")
+        self.check_finite("largest weight", np.abs(self.optimizer.data).max(), self.step)
         state = {
             "step": self.step,
             "val": self.val,
@@ -182,6 +183,14 @@ class Trainer:
         folder = checkpoint.save(self.run, self.model, self.tokenizer, self.optimizer, state)
         checkpoint.prune(self.run, f"step-{self.best['step']:06d}")
         return folder
+
+    def check_finite(self, name: str, value: float, step: int) -> None:
+        """Raise FloatingPointError for a number that is none, so that no checkpoint is written of what made it."""
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the {name} became {value} at step {step}; the checkpoints in {self.run} are from before. "
+                "Lower the learning rate, or warm up longer"
+            )
 
 
 def make_tokenizer(config: TrainingConfig) -> tokenizers.Tokenizer:

@@ -57,10 +57,10 @@ class Trainer:
         tokens = prepare(config.data, self.tokenizer, config.val_fraction)
         self.data = {"tokens": [len(part) for part in tokens], "crc32": [zlib.crc32(part) for part in tokens]}
         c, block = config, model.block_size
-        self.batches = Batches(tokens[0], block, c.batch_size, seed=c.seed)
-        # A seed of their own, and always the same batches: evaluations are comparable, and disturb nothing.
+        self.batches = Batches(tokens[0], block, c.batch_size, "shuffled", seed=c.seed)
+        # Always the same windows, spread evenly over the split: evaluations are comparable, and disturb nothing.
         self.evaluation = {
-            split: Batches(part, block, c.batch_size, seed=c.seed + 1)
+            split: Batches(part, block, c.batch_size, "sequential", max(1, len(part) // (c.eval_iters * c.batch_size)))
             for split, part in zip(("train", "val"), tokens, strict=True)
         }
         random.manual_seed(c.seed)
@@ -154,7 +154,8 @@ class Trainer:
         """The mean loss over the first eval_iters batches."""
         self.model.eval()
         with no_grad():
-            loss = np.mean([self.model.loss(*batches.batch(i)).item() for i in range(self.config.eval_iters)])
+            count = min(self.config.eval_iters, len(batches))
+            loss = np.mean([self.model.loss(*batches.batch(i)).item() for i in range(count)])
         self.model.train()
         return float(loss)
 

@@ -162,7 +162,7 @@ class Trainer:
     def sample(self) -> str:
         """Text that the model writes now, after the first token of the training text."""
         ids = [int(self.batches.tokens[0])]
-        ids += generate(self.model, ids, self.config.sample_length, seed=self.config.seed)
+        ids += generate(self.model, ids, self.config.sample_length, temperature=0.8, seed=self.config.seed)
         return self.tokenizer.decode(ids)
 
     def write_sample(self) -> None:

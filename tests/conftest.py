@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # There are as many workers as cores: threads of their own would only wait for each other. Read when NumPy loads.
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
 DATA = Path(os.environ.setdefault("TINYGRAD_LLM_DATA", str(Path(__file__).parents[2] / "shared" / "data")))
 
 

@@ -8,10 +8,7 @@ itself, run on two cores, gave a validation loss of 2.4447 at step 250, 2.0528 a
 """
 
 import argparse
-import os
 from collections.abc import Iterator
-
-os.environ["OMP_WAIT_POLICY"] = "passive"  # before PyTorch starts the threads that Numba will share with it
 
 import numpy as np
 import torch

@@ -28,6 +28,11 @@ def start():
 
 def ours():
     from tinygrad_llm.optim import AdamW, decay_groups
+    from tinygrad_llm.training.memory import keep_freed_memory
+    from tinygrad_llm.training.threads import set_threads
+
+    set_threads(None)
+    keep_freed_memory()
 
     model, ids, targets = start()
     optimizer = AdamW(decay_groups(model.parameters(), WEIGHT_DECAY), LEARNING_RATE, BETAS)

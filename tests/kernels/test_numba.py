@@ -32,6 +32,7 @@ def inputs_of(name: str) -> tuple[list, dict]:
         "embedding": ([normal(size=(33, 97)), tokens], {}),
         "gelu": ([normal(size=1023)], {"approximate": "tanh"}),
         "layernorm": ([normal(size=(257, 97)), normal(size=97), normal(size=97)], {}),
+        "linear": ([normal(size=(257, 97)), normal(size=(33, 97)), normal(size=33)], {}),
         "linear_cross_entropy": ([normal(size=(257, 97)), normal(size=(33, 97)), tokens], {}),
     }[name]
 

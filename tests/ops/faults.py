@@ -60,9 +60,10 @@ FAULTS = {
     ("numpy", "binary_cross_entropy_with_logits"): ("(1 + (c - 1) * target) * ", ""),
     # kernels
     ("numba", "embedding"): ("total[c] += row[c]", "total[c] = row[c]"),
+    ("numba", "linear"): ("rows_dy.sum(axis=0)", "rows_dy.mean(axis=0)"),
     ("numba", "layernorm"): (" - xhat * mean_g_xhat", ""),
     ("numba", "attention"): ("(ds_row[j] - dot)", "ds_row[j]"),
     ("numba", "gelu"): (" * (one + three_cubic * a * a)", ""),
     ("numba", "cross_entropy"): ("-= (1 - label_smoothing) * dloss", "-= dloss"),
-    ("numba", "linear_cross_entropy"): ("dweight += dx.T", "dweight[...] = dx.T"),
+    ("numba", "linear_cross_entropy"): ("dweight += product", "dweight[...] = product"),
 }

@@ -1,4 +1,4 @@
-"""How many cores the kernels and NumPy's BLAS compute on."""
+"""How many cores to compute on: with Numba's threads where its kernels are in use, else with those of NumPy's BLAS."""
 
 import os
 
@@ -17,9 +17,11 @@ def set_threads(threads: int | None) -> int:
     threads = cores if threads is None else threads
     if not 1 <= threads <= cores:
         raise UserError(f"threads must be from 1 to {cores}, the cores of this machine, not {threads}")
-    threadpool_limits(threads)
     if "numba" in kernels.active():
         import numba
 
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        threadpool_limits(1, "blas")  # two pools of threads would wait for each other's cores
+    else:
+        threadpool_limits(threads, "blas")
     return threads

@@ -24,6 +24,7 @@ from tinygrad_llm.training import checkpoint
 from tinygrad_llm.training.config import TrainingConfig, save_config
 from tinygrad_llm.training.display import Display
 from tinygrad_llm.training.interrupt import Interrupt
+from tinygrad_llm.training.memory import keep_freed_memory
 from tinygrad_llm.training.metrics import Metrics, plot
 from tinygrad_llm.training.threads import set_threads
 
@@ -40,6 +41,7 @@ class Trainer:
         if config.kernels is not None:
             kernels.use(*config.kernels.split(","))
         threads = set_threads(config.threads)
+        keep_freed_memory()
         resumed = checkpoint.newest(run, print)
         self.tokenizer = tokenizers.load(resumed) if resumed else make_tokenizer(config)
         model = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or self.tokenizer.vocab_size)

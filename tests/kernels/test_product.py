@@ -1,0 +1,78 @@
+"""The matrix product against NumPy's in float64: odd sizes, every layout, the rims of its tiles, NaN and infinity."""
+
+import platform
+
+import numba
+import numpy as np
+import pytest
+
+from tinygrad_llm.kernels.numba import product as page
+from tinygrad_llm.kernels.numba.product import product
+
+SIZES = [1, 3, 7, 33, 97]
+SHAPES = [(m, k, n) for m in SIZES for k in (1, 33, 600) for n in SIZES]
+"""600 is more than one stretch of k, and 97 columns end in the middle of a tile."""
+
+
+def operands(m, k, n, dtype):
+    random = np.random.default_rng(m * k * n)
+    return random.normal(size=(m, k)).astype(dtype), random.normal(size=(k, n)).astype(dtype)
+
+
+def layouts(x):
+    """The same matrix by rows, by columns, and with gaps."""
+    return np.ascontiguousarray(x), np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_shape_and_layout(dtype):
+    for shape in SHAPES:
+        a, b = operands(*shape, dtype)
+        exact = a.astype(np.float64) @ b.astype(np.float64)
+        scale = np.abs(a).astype(np.float64) @ np.abs(b)  # what rounding is measured against
+        for x in layouts(a):
+            for y in layouts(b):
+                c = product(x, y)
+                assert c.dtype == dtype
+                assert (np.abs(c - exact) <= 8 * np.finfo(dtype).eps * scale).all(), shape
+
+
+def test_nothing_to_sum_or_to_fill():
+    assert (product(np.ones((3, 0), "f"), np.ones((0, 5), "f")) == np.zeros((3, 5))).all()
+    assert product(np.ones((0, 4), "f"), np.ones((4, 5), "f")).shape == (0, 5)
+
+
+def test_nan_and_infinity_reach_what_depends_on_them_and_nothing_else():
+    a, b = operands(33, 97, 65, "float32")
+    a[5, 7], a[20, 3] = np.nan, np.inf
+    c, expected = product(a, b), a @ b
+    assert np.array_equal(np.isnan(c), np.isnan(expected))
+    assert np.array_equal(np.isinf(c), np.isinf(expected))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_bits_are_the_same_each_time(threads):
+    a, b = operands(97, 600, 65, "float32")
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        results = {product(a, b).tobytes() for _ in range(5)}
+    finally:
+        numba.set_num_threads(before)
+    assert len(results) == 1
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="looks for x86's instructions")
+def test_the_microkernel_is_made_of_vector_instructions():
+    """The inner loop's multiply-adds, two for each row of the tile, work on whole vectors held in registers."""
+
+    @numba.njit
+    def tile(a, panel, c):
+        page.many_rows(a, 0, 33, 1, panel, 0, 33, c, 0, 32, 0)
+
+    tile(np.ones(12 * 33, "f"), np.ones(33 * 32, "f"), np.ones(12 * 32, "f"))
+    register = "zmm" if page.AVX512 else "ymm"
+    (assembly,) = tile.inspect_asm().values()
+    fused = [line for line in assembly.splitlines() if "vfmadd" in line]
+    assert len(fused) == 2 * page.ROWS
+    assert all(line.count(register) == 3 for line in fused)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 ORACLES: dict[str, "Oracle"] = {}
 
@@ -33,6 +34,31 @@ class Oracle:
     name: str
     function: Callable
     cases: tuple[Case, ...]
+
+    def run(
+        self, inputs: list, options: dict, dtype: str, output_gradient: Callable
+    ) -> tuple[np.ndarray, list[np.ndarray | None]]:
+        """PyTorch's result in this dtype, and its gradient of each input, None for one that is not floating.
+
+        `output_gradient(shape)` is the gradient of the result that they start from.
+        """
+        tensors = [_tensor(x, dtype, requires_grad=True) for x in inputs]
+        y = self.function(*tensors, **{key: _tensor(x, dtype) for key, x in options.items()})
+        gradients: list[np.ndarray | None] = [None] * len(inputs)
+        if y.requires_grad:
+            y.backward(torch.tensor(output_gradient(tuple(y.shape)).astype(dtype)))
+            for i, x in enumerate(tensors):
+                if isinstance(x, torch.Tensor) and x.requires_grad:
+                    gradients[i] = (torch.zeros_like(x) if x.grad is None else x.grad).numpy()
+        return y.detach().numpy(), gradients
+
+
+def _tensor(x, dtype: str, requires_grad: bool = False):
+    """An array as a tensor, in this dtype if it is floating; anything else as it is."""
+    if not isinstance(x, np.ndarray):
+        return x
+    floating = x.dtype.kind == "f"
+    return torch.tensor(x.astype(dtype) if floating else x, requires_grad=requires_grad and floating)
 
 
 def case(*inputs, **options) -> Case:

@@ -9,6 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # There are as many workers as cores: threads of their own would only wait for each other. Read when NumPy loads.
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # Numba has two all the same, for the tests of threads
 
 DATA = Path(os.environ.setdefault("TINYGRAD_LLM_DATA", str(Path(__file__).parents[2] / "shared" / "data")))
 

@@ -102,23 +102,9 @@ def run(operation, inputs: list, options: dict, dtype: str, layout=np.asarray) -
 
 def run_oracle(oracle, inputs: list, options: dict, dtype: str) -> dict[str, np.ndarray]:
     """PyTorch's forward and gradients, under the same names."""
-    import torch
-
-    def convert(x, requires_grad):
-        if not isinstance(x, np.ndarray):
-            return x
-        differentiable = _differentiable(x)
-        return torch.tensor(x.astype(dtype) if differentiable else x, requires_grad=requires_grad and differentiable)
-
-    tensors = [convert(x, True) for x in inputs]
-    y = oracle.function(*tensors, **{key: convert(x, False) for key, x in options.items()})
-    results = {"y": y.detach().numpy()}
-    if y.requires_grad:
-        y.backward(torch.tensor(output_gradient(tuple(y.shape)).astype(dtype)))
-        for name, x in zip(input_names(oracle.function, len(inputs)), tensors, strict=True):
-            if isinstance(x, torch.Tensor) and x.requires_grad:
-                results[f"d{name}"] = (torch.zeros_like(x) if x.grad is None else x.grad).numpy()
-    return results
+    y, gradients = oracle.run(inputs, options, dtype, output_gradient)
+    names = input_names(oracle.function, len(inputs))
+    return {"y": y} | {f"d{name}": dx for name, dx in zip(names, gradients, strict=True) if dx is not None}
 
 
 def output_gradient(shape: tuple[int, ...]) -> np.ndarray:

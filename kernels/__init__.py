@@ -120,15 +120,15 @@ def _choose(name: str, page, array):
         if kernel is None:
             raise UserError(f"{module.__file__} has no {name}: a kernel has every function of its operation")
         expected, got = (list(inspect.signature(function).parameters) for function in (page, kernel))
-        if _contract(expected) != _contract(got):
+        if _contract(name, expected) != _contract(name, got):
             raise UserError(f"{module.__file__}: {name}({', '.join(got)}) must take ({', '.join(expected)})")
         return kernel
     return page
 
 
-def _contract(parameters: list[str]):
+def _contract(name: str, parameters: list[str]):
     """What a kernel must have in common with its page: of a backward dy and `needs`, between which is what it saved."""
-    return (parameters[0], parameters[-1] == "needs") if "dy" in parameters else parameters
+    return (parameters[0], parameters[-1] == "needs") if name.endswith("_backward") else parameters
 
 
 def _defines_kernel(file: Path) -> bool:

@@ -106,3 +106,18 @@ def test_a_file_that_does_not_load_is_named(twice, source):
     twice.write_text(source)
     with pytest.raises(UserError, match=r"the kernel .*exp\.py does not load: \w+Error"):
         kernels.use(str(twice))
+
+
+def test_what_a_kernel_saves_for_its_backward_is_its_own_affair(tmp_path):
+    kernel = tmp_path / "mul.py"
+    kernel.write_text(
+        "def mul_forward(x, y):\n    return x * y, (x, y)\n"
+        "def mul_backward(dz, factors, needs):\n    return dz * factors[1], dz * factors[0]\n"
+    )
+    x, y = (Tensor(np.array(numbers), requires_grad=True) for numbers in ([1.0, 2.0], [3.0, 4.0]))
+    with kernels.use(str(kernel)):
+        (x * y).sum().backward()
+    assert (x.grad.tolist(), y.grad.tolist()) == ([3, 4], [1, 2])
+    kernel.write_text(kernel.read_text().replace("dz, factors, needs", "factors, dz, needs"))
+    with kernels.use(str(kernel)), pytest.raises(UserError, match=r"mul_backward\(factors, dz, needs\) must take"):
+        x * y

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tinygrad_llm import kernels
 from tinygrad_llm.cli import main
 from tinygrad_llm.cli.train import parse
 from tinygrad_llm.models import PRESETS
@@ -148,6 +149,21 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_bits_are_the_same():
     assert checkpoint.newest(Path("run")).name not in ("step-000000", "step-000400")
     assert main(["train", "--resume", "run"]) == main(["train", *arguments, "--out", "whole"]) == 0
     assert_same_end("run", "whole", 400)
+
+
+def test_it_trains_with_a_kernel_of_ones_own(capsys):
+    Path("my").mkdir()
+    Path("my/layernorm.py").write_text(
+        "from tinygrad_llm.ops import layernorm\n"
+        "def layernorm_forward(x, weight, bias, eps=1e-5):\n"
+        "    print('my layernorm')\n"
+        "    return layernorm.forward(x, weight, bias, eps)\n"
+        "layernorm_backward = layernorm.backward\n"
+    )
+    with kernels.use("numpy"):  # which puts back what was in use
+        assert main(["train", *SMALL, "--max_iters", "2", "--kernels", "my/layernorm.py", "--out", "run"]) == 0
+    assert "my layernorm" in capsys.readouterr().out
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["kernels"] == "my/layernorm.py,numpy"
 
 
 def test_no_torch_is_needed():

@@ -17,9 +17,10 @@ from numba.extending import overload
 # allow the compiler to assume that no number is NaN or infinite, and a diverging run must be seen.
 FASTMATH = {"contract", "reassoc", "arcp", "nsz"}
 
-# Numba compiles a leaf anew when the leaf's own file changes, and does not see that this one, whose code goes into it,
-# did. So each leaf's name, under which it is cached, ends in a checksum of this file.
-VERSION = f"{zlib.crc32(Path(__file__).read_bytes()):08x}"
+# Numba compiles a leaf anew when the leaf's own file changes, and does not see that those whose code goes into it did.
+# So each leaf's name, under which it is cached, ends in a checksum of what leaves share: this file and the microkernel.
+SHARED = (Path(__file__), Path(__file__).with_name("microkernel.py"))
+VERSION = f"{zlib.crc32(b''.join(path.read_bytes() for path in SHARED)):08x}"
 
 LOG2_E = np.float32(math.log2(math.e))
 LN2_HIGH = np.float32(0.693359375)  # few bits, so that its product with a small whole number is exact

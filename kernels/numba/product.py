@@ -4,9 +4,7 @@ NumPy's product is BLAS's, whose threads are others than Numba's, and on few cor
 than either computes. This one is three ideas on a page (Goto & van de Geijn 2008, "Anatomy of high-performance matrix
 multiplication"):
 
-1. *Registers.* The microkernel holds a tile of C, ROWS x 2 vectors, in registers while it runs along k: for each k it
-   loads two vectors of B and, for each row, one number of A that it spreads over a vector, for 2 ROWS multiply-adds.
-   So a number from memory is used ROWS or 2 WIDTH times. Numba has no vectors, so it is written in LLVM's language.
+1. *Registers.* The `microkernel` holds a tile of C in vector registers while it runs along k.
 2. *Packing.* A panel, the two vectors' columns of B for many k, is copied so that the microkernel reads it in a row;
    whatever the strides of B, transposed or not, are then paid for once and not for every row of A.
 3. *Blocking.* k is cut into stretches of DEPTH, and PANELS panels are packed at a time: they stay in the second-level
@@ -16,120 +14,15 @@ The threads share the columns or the rows of C, and no two write the same number
 but the operands. A and B may be transposed views: only their strides matter.
 """
 
-import llvmlite.binding as llvm
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import prange, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import prange
 
 from tinygrad_llm.kernels.numba.common import helper, leaf
+from tinygrad_llm.kernels.numba.microkernel import BITS, ROWS, many_rows, one_row
 
-AVX512 = llvm.get_host_cpu_features().get("avx512f", False)
-BITS = 512 if AVX512 else 256  # of a vector
-ROWS = 12 if AVX512 else 6  # 2 ROWS accumulators, and three more, are the registers that there are
 DEPTH = 256  # of a stretch of k
 PANELS = 8  # that are packed together
-
-
-def microkernel(rows: int):
-    """An intrinsic: C[i, :] (+)= sum_k A[i, k] panel[k, :] for `rows` rows and the columns of two vectors.
-
-    Arguments: a, its offset and the strides of its rows and columns; the panel, its offset, and the number of k; c, its
-    offset and the stride of its rows; whether to add to c. Offsets and strides count numbers.
-    """
-
-    @intrinsic
-    def kernel(typing_context, a, a_start, a_row, a_column, panel, panel_start, depth, c, c_start, c_row, add):
-        number = ir.FloatType() if c.dtype == types.float32 else ir.DoubleType()
-        lanes = width(c.dtype)
-        vector, index = ir.VectorType(number, lanes), ir.IntType(64)
-        integers = types.int64
-
-        def generate(context, builder, signature, arguments):
-            def constant(value):
-                return ir.Constant(index, value)
-
-            def pointer(position, start):
-                array = context.make_array(signature.args[position])(context, builder, arguments[position])
-                return builder.gep(builder.bitcast(array.data, number.as_pointer()), [start])
-
-            def load(address):
-                loaded = builder.load(builder.bitcast(address, vector.as_pointer()))
-                loaded.align = number_size
-                return loaded
-
-            number_size = BITS // 8 // lanes
-            _, a_start, a_row, a_column, _, panel_start, depth, _, c_start, c_row, add = arguments
-            a, panel, c = pointer(0, a_start), pointer(4, panel_start), pointer(7, c_start)
-            name = f"llvm.fma.v{lanes}f{8 * number_size}"
-            fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
-            a_rows = [builder.mul(a_row, constant(i)) for i in range(rows)]
-            c_rows = [builder.gep(c, [builder.mul(c_row, constant(i))]) for i in range(rows)]
-            tile = [(i, half) for i in range(rows) for half in (0, 1)]
-
-            # for k in range(depth): tile[i, :] += a[i, k] * panel[k, :]
-            before, loop = builder.block, builder.append_basic_block("k")
-            after = builder.append_basic_block("after")
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            k, a_k, panel_k = builder.phi(index), builder.phi(a.type), builder.phi(panel.type)
-            sums = {at: builder.phi(vector) for at in tile}
-            zeros = ir.Constant(vector, [ir.Constant(number, 0.0)] * lanes)
-            for phi, value in [(k, constant(0)), (a_k, a), (panel_k, panel), *((s, zeros) for s in sums.values())]:
-                phi.add_incoming(value, before)
-            columns = [load(builder.gep(panel_k, [constant(half * lanes)])) for half in (0, 1)]
-            added = {}
-            for i in range(rows):
-                spread = splat(builder, builder.load(builder.gep(a_k, [a_rows[i]])), vector)
-                for half in (0, 1):
-                    added[i, half] = builder.call(fma, [spread, columns[half], sums[i, half]])
-            steps = [
-                (k, builder.add(k, constant(1))),
-                (a_k, builder.gep(a_k, [a_column])),
-                (panel_k, builder.gep(panel_k, [constant(2 * lanes)])),
-                *((sums[at], added[at]) for at in tile),
-            ]
-            for phi, value in steps:
-                phi.add_incoming(value, loop)
-            builder.cbranch(builder.icmp_signed("<", steps[0][1], depth), loop, after)
-
-            # c[i, :] = tile[i, :], or += with `add`
-            builder.position_at_end(after)
-            for i, half in tile:
-                address = builder.gep(c_rows[i], [constant(half * lanes)])
-                with builder.if_else(builder.icmp_signed("!=", add, constant(0))) as (yes, no):
-                    with yes:
-                        total = builder.fadd(load(address), added[i, half])
-                        from_yes = builder.block
-                    with no:
-                        from_no = builder.block
-                result = builder.phi(vector)
-                result.add_incoming(total, from_yes)
-                result.add_incoming(added[i, half], from_no)
-                builder.store(result, builder.bitcast(address, vector.as_pointer())).align = number_size
-            return context.get_dummy_value()
-
-        arrays = (a, integers, integers, integers, panel, integers, integers, c, integers, integers, integers)
-        return types.void(*arrays), generate
-
-    return kernel
-
-
-def splat(builder, value, vector):
-    """A vector with the value in every lane."""
-    lane = ir.IntType(32)
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(lane, 0))
-    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(lane, vector.count), [0] * vector.count))
-
-
-def width(dtype) -> int:
-    """How many numbers a vector holds."""
-    return BITS // dtype.bitwidth
-
-
-many_rows, one_row = microkernel(ROWS), microkernel(1)
 
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -184,11 +77,11 @@ def _product(a, a_block, a_row, a_column, b, b_row, b_column, c, depth, threads)
                     if rim:  # the tile is wider than what is left of C
                         out, start, stride, plus = edge, 0, wide, 0
                     if high == ROWS:
-                        many_rows(a, at, a_row, a_column, packed, panel, length, out, start, stride, plus)
+                        many_rows(a, at, a_row, a_column, packed, panel, wide, length, out, start, stride, plus)
                     else:
                         for r in range(high):
-                            to = start + r * stride
-                            one_row(a, at + r * a_row, a_row, a_column, packed, panel, length, out, to, stride, plus)
+                            row, to = at + r * a_row, start + r * stride
+                            one_row(a, row, a_row, a_column, packed, panel, wide, length, out, to, stride, plus)
                     if rim:
                         for r in range(high):
                             for x in range(columns - column):

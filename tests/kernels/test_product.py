@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import pytest
 
-from tinygrad_llm.kernels.numba import product as page
+from tinygrad_llm.kernels.numba import microkernel as page
 from tinygrad_llm.kernels.numba.product import product
 
 SIZES = [1, 3, 7, 33, 97]
@@ -68,7 +68,7 @@ def test_the_microkernel_is_made_of_vector_instructions():
 
     @numba.njit
     def tile(a, panel, c):
-        page.many_rows(a, 0, 33, 1, panel, 0, 33, c, 0, 32, 0)
+        page.many_rows(a, 0, 33, 1, panel, 0, 32, 33, c, 0, 32, 0)
 
     tile(np.ones(12 * 33, "f"), np.ones(33 * 32, "f"), np.ones(12 * 32, "f"))
     register = "zmm" if page.AVX512 else "ymm"

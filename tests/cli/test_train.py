@@ -58,11 +58,11 @@ def test_train_in_plain_lines_and_again_from_its_config(capsys):
 
 def test_flags_overrule_the_file_which_overrules_the_preset():
     Path("my.yaml").write_text("preset: nanogpt-gpu\nmodel: {n_layer: 3}\nbatch_size: 5\nseed: 7\n")
-    config, folder = parse(["--config", "my.yaml", "--model.dropout", "0.5", "--seed", "8", "--out", "there"])
+    config, folder, _ = parse(["--config", "my.yaml", "--model.dropout", "0.5", "--seed", "8", "--out", "there"])
     expected = PRESETS["nanogpt-gpu"] | {"n_layer": 3, "dropout": 0.5}
     assert {name: getattr(config.model, name) for name in expected} == expected
     assert (config.batch_size, config.seed, folder) == (5, 8, Path("there"))
-    config, folder = parse([])
+    config, folder, _ = parse([])
     assert (config.data, config.preset, folder) == ("python-docs", "nanogpt-cpu", Path("runs/python-docs-nanogpt-cpu"))
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from jsonargparse.typing import NonNegativeInt
 
 from tinygrad_llm.cli.parsing import Parser
 from tinygrad_llm.errors import UserError
@@ -25,15 +26,16 @@ examples:
   tinygrad-llm train --preset tiny --model.n_layer 3 --max_iters 500
   tinygrad-llm train --config runs/mine/config.yaml --seed 2
   tinygrad-llm train --resume runs/mine
+  tinygrad-llm train --profile 20
 """
 
 
 def run(argv: list[str]) -> int:
-    config, folder = parse(argv)
+    config, folder, profiled_steps = parse(argv)
     trainer = Trainer(config, folder)
     _introduce(trainer)
     try:
-        trainer.train()
+        trainer.train(profiled_steps)
     except KeyboardInterrupt:
         saved = by_step(folder)
         state = f"{saved[-1]} is saved" if saved else "no checkpoint was due yet"
@@ -44,8 +46,8 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def parse(argv: list[str]) -> tuple[TrainingConfig, Path]:
-    """The settings, and the run folder. Raises UserError for what does not fit."""
+def parse(argv: list[str]) -> tuple[TrainingConfig, Path, int]:
+    """The settings, the run folder, and how many steps to profile. Raises UserError for what does not fit."""
     early = _Early(add_help=False, allow_abbrev=False)
     for name in ("--resume", "--config", "--preset"):
         early.add_argument(name)
@@ -64,13 +66,23 @@ def parse(argv: list[str]) -> tuple[TrainingConfig, Path]:
 
     parser = Parser("train", DESCRIPTION, TrainingConfig)
     parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, from its newest checkpoint")
+    parser.add_argument(
+        "--profile",
+        type=NonNegativeInt,
+        nargs="?",
+        const=10,
+        default=0,
+        metavar="STEPS",
+        help="show by operation where the time of so many steps goes, 10 unless given; "
+        "the run folder gets profile.txt, and profile.json for chrome://tracing or ui.perfetto.dev",
+    )
     parser.set_defaults({f"model.{name}": value for name, value in PRESETS[preset].items()})
     settings = parser.settings(argv)
-    resume = settings.pop("resume")
+    resume, profiled_steps = settings.pop("resume"), settings.pop("profile")
     config = TrainingConfig(**settings)
     if resume and config.out:
         raise UserError("--resume and --out exclude each other: a run goes on in its own folder")
-    return config, Path(resume) if resume else _new_folder(config)
+    return config, Path(resume) if resume else _new_folder(config), profiled_steps
 
 
 class _Early(argparse.ArgumentParser):

@@ -20,6 +20,7 @@ from tinygrad_llm.formats.huggingface import load_pretrained
 from tinygrad_llm.generation import generate
 from tinygrad_llm.models import GPT
 from tinygrad_llm.optim import AdamW, decay_groups, learning_rate
+from tinygrad_llm.profiling import profile
 from tinygrad_llm.training import checkpoint
 from tinygrad_llm.training.config import TrainingConfig, save_config
 from tinygrad_llm.training.display import Display
@@ -27,6 +28,8 @@ from tinygrad_llm.training.interrupt import Interrupt
 from tinygrad_llm.training.memory import keep_freed_memory
 from tinygrad_llm.training.metrics import Metrics, plot
 from tinygrad_llm.training.threads import set_threads
+
+WARM_UP = 3  # steps before those that are profiled: kernels compile in the first, and memory settles
 
 
 class Trainer:
@@ -81,13 +84,20 @@ class Trainer:
             random.set_state(state["random"])
 
     @np.errstate(over="ignore", invalid="ignore")  # `check_finite` says it better
-    def train(self) -> None:
+    def train(self, profiled_steps: int = 0) -> None:
         """Train up to max_iters steps, leaving metrics, samples and checkpoints in the run folder.
 
-        Raises KeyboardInterrupt after Ctrl-C, when the step is finished and saved, and FloatingPointError where the
-        loss or the gradient is no longer finite.
+        So many steps, after some to warm up, are profiled: profile.txt and profile.json say where their time went.
+        Raises KeyboardInterrupt after Ctrl-C, when the step is finished and saved, FloatingPointError where the
+        loss or the gradient is no longer finite, and UserError for more steps to profile than there are.
         """
-        c = self.config
+        c, times = self.config, profile()
+        first = self.step + WARM_UP
+        if profiled_steps and first + profiled_steps > c.max_iters:
+            raise UserError(
+                f"{profiled_steps} steps to profile after {WARM_UP} to warm up are more than the "
+                f"{c.max_iters - self.step} left: raise max_iters"
+            )
         save_config(c, self.run)
         self.metrics = Metrics(self.run, self.step)
         try:
@@ -95,7 +105,10 @@ class Trainer:
                 if self.step == 0:
                     self.evaluate()
                 while self.step < c.max_iters:
-                    self.update()
+                    with times if 0 <= self.step - first < profiled_steps else contextlib.nullcontext():
+                        self.update()
+                    if times.steps and self.step == first + profiled_steps:
+                        self.write_profile(times)
                     last = self.step == c.max_iters
                     if self.step % c.eval_interval == 0 or last:
                         self.evaluate()
@@ -170,6 +183,13 @@ class Trainer:
     def write_sample(self) -> None:
         self.display.status("writing a sample")
         write_atomic(self.run / "samples" / f"step-{self.step:06d}.txt", self.sample() + "\n")
+
+    def write_profile(self, times: profile) -> None:
+        """Show the profile, and leave it in the run folder beside a trace of each step."""
+        trace = self.run / "profile.json"
+        self.display.line(f"\n{times.table()}\nStep by step: open {trace} in chrome://tracing or ui.perfetto.dev\n")
+        write_atomic(self.run / "profile.txt", times.table() + "\n")
+        times.save_trace(trace)
 
     def save(self) -> Path:
         """Write a checkpoint, then remove those that are no longer kept."""

@@ -1,0 +1,170 @@
+"""How fast an operation could be: the roofline (Williams, Waterman & Patterson 2009, doi:10.1145/1498765.1498785).
+
+An operation has products to compute and arrays to move, and takes at least the longer of the two times:
+
+    limit = max(flops / the machine's matrix peak, bytes / its copy bandwidth).
+
+`Work` is what every way to compute the operation has in common, so that the ways can be compared: an array counts once
+for going in and once for coming out, wherever it lies and however often it is really read; a view that is returned
+moves nothing. Multiplications and additions count in matrix products alone, since all else is bound by what it moves.
+What is computed a second time to save memory does not count: it is a choice.
+
+The copy bandwidth is that of arrays in main memory. Those of a small model stay in the caches, which are faster: it
+may reach more than its limit.
+"""
+
+import functools
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from tinygrad_llm import kernels
+
+COPIED = 64 * 2**20  # bytes of the array that is copied: with its copy more than the caches of most processors hold
+SIZE = 1024  # rows and columns of the matrices that are multiplied
+SECONDS = 0.15  # of each measurement, of which the best counts
+
+# Operations whose gradient does not depend on the values of their floating inputs.
+LINEAR = frozenset(
+    "add cast concatenate cumsum dropout embedding expand gather getitem masked_fill mean neg permute reshape sub sum "
+    "tril triu where".split()
+)
+PICKING = frozenset({"embedding", "gather", "getitem"})  # read no more than what they return
+
+
+class Work(NamedTuple):
+    """What an operation must compute, multiplications and additions of matrix products, and the bytes it must move."""
+
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What `threads` threads together reach: float32 multiplications and additions a second in a matrix product, and
+    bytes a second in a copy, those read and those written."""
+
+    threads: int
+    flops: float
+    bandwidth: float
+
+    def limit(self, work: Work) -> float:
+        """The seconds that this work takes at least."""
+        return max(work.flops / self.flops, work.bytes / self.bandwidth)
+
+
+class WorkCounter:
+    """The work of each operation that `watch` shows. A backward's depends on what its forward was given, so the
+    forwards must have been shown: the last one of the same name and result's shape is taken to be its own."""
+
+    def __init__(self):
+        self.forwards: dict[tuple, list[Work]] = defaultdict(list)
+
+    def __call__(self, phase: str, name: str, inputs: tuple, outputs: tuple) -> Work:
+        """The work of one call, from the arguments of a hook (see `tinygrad_llm.autograd.watch`)."""
+        if phase == "forward":
+            y = outputs[0]
+            flops = FLOPS[name](y, *inputs) if name in FLOPS else 0
+            needed = [x for x in _arrays(inputs) if name not in LINEAR or x.dtype.kind != "f"]
+            self.forwards[name, np.shape(y)].append(Work(flops, sum(x.nbytes for x in needed)))
+            return Work(flops, _moved(inputs, (y,), picking=name in PICKING))
+        if phase == "backward":
+            (dy,) = inputs
+            forwards = self.forwards[name, np.shape(dy)]
+            flops, needed = forwards.pop() if forwards else Work(0, 0)
+            # z = x y has one product forward, and one back for each gradient; the others are made of two such products.
+            products = sum(dx is not None for dx in outputs[:2]) if name in TWO_OPERANDS else 2
+            moved = _moved(inputs, outputs)
+            return Work(products * flops, moved + needed if moved else 0)
+        _, grad, *_ = inputs  # an optimizer's pass over flat arrays: all are read, and all but the gradient written
+        return Work(0, sum(x.nbytes if x is grad else 2 * x.nbytes for x in _arrays(inputs)))
+
+
+def _moved(read: tuple, written: tuple, picking: bool = False) -> int:
+    """The bytes of the arrays read and of those written that are no views of them; 0 if all are views."""
+    read, written = _arrays(read), _arrays(written)
+    made = [y for y in written if not any(np.may_share_memory(x, y) for x in read)]
+    if not made:
+        return 0
+    size = sum(y.nbytes for y in made)
+    return size + sum(min(x.nbytes, size) if picking and x.dtype.kind == "f" else x.nbytes for x in read)
+
+
+def _arrays(values: tuple) -> list[np.ndarray]:
+    """The arrays and NumPy's numbers among the values, each once."""
+    return list({id(x): x for x in values if isinstance(x, np.ndarray | np.generic)}.values())
+
+
+def _product(y, x, *_) -> int:
+    """y (..., M) = x (..., K) times a matrix (K, M): a multiplication and an addition for each k of each number."""
+    return 2 * y.size * x.shape[-1]
+
+
+def _linear_cross_entropy(loss, h, weight, *_) -> int:
+    return 2 * h.size * len(weight)
+
+
+def _mlp(y, x, fc_weight, *_) -> int:
+    rows, width = x.size // x.shape[-1], len(fc_weight)
+    return 2 * rows * width * (x.shape[-1] + y.shape[-1])
+
+
+def _attention(y, q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_causal=False, *_) -> int:
+    """q k^T and p v, for those pairs of a query and a key alone that a causal mask allows."""
+    heads, (queries, keys) = y.size // (y.shape[-1] * y.shape[-2]), (q.shape[-2], k.shape[-2])
+    short = min(queries, keys)
+    pairs = short * (short + 1) // 2 + (queries - short) * keys if is_causal else queries * keys
+    return 2 * heads * pairs * (q.shape[-1] + v.shape[-1])
+
+
+TWO_OPERANDS = frozenset({"linear", "linear_cross_entropy", "matmul"})
+FLOPS: dict[str, Callable[..., int]] = {
+    "attention": _attention,
+    "linear": _product,
+    "linear_cross_entropy": _linear_cross_entropy,
+    "matmul": _product,
+    "mlp": _mlp,
+}
+
+
+def machine() -> Machine:
+    """This machine with the threads in use now, measured at first use in about half a second."""
+    if "numba" in kernels.active():
+        import numba
+
+        return _measure(numba.get_num_threads())
+    return _measure(max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1))
+
+
+@functools.cache
+def _measure(threads: int) -> Machine:
+    source = np.ones(COPIED // 4, np.float32)
+    target = np.zeros_like(source)
+    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
+    with ThreadPoolExecutor(threads) as pool:
+        copy = _fastest(lambda: list(pool.map(lambda part: np.copyto(*part), parts)))
+    a, b = np.ones((2, SIZE, SIZE), np.float32)
+    with threadpool_limits(threads, "blas"):
+        multiply = _fastest(lambda: a @ b)
+    if "numba" in kernels.active():
+        from tinygrad_llm.kernels.numba.product import product
+
+        multiply = min(multiply, _fastest(lambda: product(a, b)))
+    return Machine(threads, 2 * SIZE**3 / multiply, 2 * COPIED / copy)
+
+
+def _fastest(function: Callable[[], object]) -> float:
+    """The seconds of the fastest of the calls that fit into SECONDS, after one to warm up."""
+    function()
+    times, end = [], time.perf_counter() + SECONDS
+    while not times or time.perf_counter() < end:
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)

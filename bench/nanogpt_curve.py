@@ -9,19 +9,20 @@ itself, run on two cores, gave a validation loss of 2.4447 at step 250, 2.0528 a
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 import torch
 
-from tinygrad_llm import no_grad, tokenizers
+from tinygrad_llm import tokenizers
+from tinygrad_llm.bench import step_char, worker
+from tinygrad_llm.bench.step import RECIPE
 from tinygrad_llm.data.sources import read_text
-from tinygrad_llm.models import GPT, PRESETS, GPTConfig
-from tinygrad_llm.optim import AdamW, decay_groups, learning_rate
-from tinygrad_llm.reference import gpt as reference
+from tinygrad_llm.models import GPT, GPTConfig
+from tinygrad_llm.optim import learning_rate
 
 BATCH, EVAL_INTERVAL, EVAL_ITERS = 12, 250, 20
 SCHEDULE = {"schedule": "cosine", "lr": 1e-3, "min_lr": 1e-4, "warmup_iters": 100, "lr_decay_iters": 2000}
-BETAS, WEIGHT_DECAY, GRAD_CLIP = (0.9, 0.99), 0.1, 1.0
 
 
 def start(config: GPTConfig) -> dict[str, torch.Tensor]:
@@ -63,10 +64,24 @@ def draws(tokens: dict[str, np.ndarray], block_size: int, max_iters: int) -> Ite
             yield "step", step, now
 
 
-def curve(step, evaluate, tokens: dict[str, np.ndarray], block_size: int, max_iters: int) -> list[float]:
-    """The validation losses of one side: `step(ids, targets, lr)` trains it, `evaluate(ids, targets)` is its loss."""
+def recording(config: GPTConfig, max_iters: int) -> tuple[dict[str, np.ndarray], list[tuple[str, int, tuple]]]:
+    """The first weights of nanoGPT's run on Tiny Shakespeare, and all that it draws."""
+    text = read_text("shakespeare")
+    tokenizer = tokenizers.train("char", text)
+    cut = int(0.9 * len(text))
+    parts = {"train": text[:cut], "val": text[cut:]}
+    tokens = {split: tokenizer.encode(part).astype(np.int64) for split, part in parts.items()}
+    norms = {name: np.ones(config.n_embd, np.float32) for name, _ in GPT(config).named_parameters() if "ln_" in name}
+    torch.manual_seed(1337)
+    weights = {name: weight.numpy() for name, weight in start(config).items()}
+    return weights | norms, list(draws(tokens, config.block_size, max_iters))
+
+
+def curve(side: str, config: GPTConfig, weights: dict[str, np.ndarray], drawn: list[tuple]) -> list[float]:
+    """The validation losses of one side, at steps 0, 250, 500, …"""
+    step, evaluate = worker.SIDES[side]({"config": asdict(config), **RECIPE}, weights)
     losses: dict[int, list[float]] = {}
-    for purpose, i, batch in draws(tokens, block_size, max_iters):
+    for purpose, i, batch in drawn:
         if purpose == "step":
             step(*batch, learning_rate(i, **SCHEDULE))
         elif purpose == "val":
@@ -74,65 +89,13 @@ def curve(step, evaluate, tokens: dict[str, np.ndarray], block_size: int, max_it
     return [float(np.mean(values)) for values in losses.values()]
 
 
-def ours(config: GPTConfig, weights: dict[str, torch.Tensor]):
-    model = GPT(config)
-    model.load_state_dict({name: weight.numpy() for name, weight in weights.items()})
-    optimizer = AdamW(decay_groups(model.parameters(), WEIGHT_DECAY), betas=BETAS)
-
-    def step(ids: np.ndarray, targets: np.ndarray, lr: float) -> None:
-        optimizer.zero_grad()
-        model.loss(ids, targets).backward()
-        _, scale = optimizer.clip_grad_norm(GRAD_CLIP)
-        optimizer.lr = lr
-        optimizer.step(scale)
-
-    @no_grad()
-    def evaluate(ids: np.ndarray, targets: np.ndarray) -> float:
-        return model.loss(ids, targets).item()
-
-    return step, evaluate
-
-
-def twin(config: GPTConfig, weights: dict[str, torch.Tensor]):
-    model = reference.GPT(config)
-    model.load_state_dict(weights)
-    optimizer = reference.adamw(model, SCHEDULE["lr"], BETAS, WEIGHT_DECAY)
-
-    def step(ids: np.ndarray, targets: np.ndarray, lr: float) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        reference.train_step(model, optimizer, torch.tensor(ids), torch.tensor(targets), GRAD_CLIP)
-
-    @torch.no_grad()
-    def evaluate(ids: np.ndarray, targets: np.ndarray) -> float:
-        return model.loss(torch.tensor(ids), torch.tensor(targets)).item()
-
-    return step, evaluate
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="nanoGPT's CPU recipe from nanoGPT's own start, beside PyTorch.")
     parser.add_argument("--max_iters", type=int, default=2000)
-    max_iters = parser.parse_args().max_iters
-
-    text = read_text("shakespeare")
-    tokenizer = tokenizers.train("char", text)
-    cut = int(0.9 * len(text))
-    parts = {"train": text[:cut], "val": text[cut:]}
-    tokens = {split: tokenizer.encode(part).astype(np.int64) for split, part in parts.items()}
-    config = GPTConfig(**PRESETS["nanogpt-cpu"] | {"vocab_size": tokenizer.vocab_size})
-    norms = {name: torch.ones(config.n_embd) for name, _ in GPT(config).named_parameters() if "ln_" in name}
-
-    curves = []
-    for side in (ours, twin):
-        torch.manual_seed(1337)
-        weights = start(config)
-        generator = torch.get_rng_state()
-        functions = side(config, weights | norms)
-        torch.set_rng_state(generator)  # to make the model drew from it
-        curves.append(curve(*functions, tokens, config.block_size, max_iters))
-    print("step   ours   twin   validation loss, mean of 20 batches")
-    for i, losses in enumerate(zip(*curves, strict=True)):
+    config = step_char.Race.config
+    start = recording(config, parser.parse_args().max_iters)
+    print("step   ours  eager   validation loss, mean of 20 batches")
+    for i, losses in enumerate(zip(*(curve(side, config, *start) for side in ("ours", "eager")), strict=True)):
         print("{:4}  {:.4f} {:.4f}".format(i * EVAL_INTERVAL, *losses))
 
 

@@ -11,6 +11,7 @@ COMMANDS = {
     "generate": "let a trained model write",
     "tokenizer": "train a tokenizer, or look at what one does",
     "verify": "compare every operation, forward and backward, with PyTorch",
+    "bench": "race against PyTorch on the same cores",
 }
 
 HELP = f"""usage: tinygrad-llm COMMAND ...
@@ -24,6 +25,7 @@ examples:
   tinygrad-llm train                          a small GPT on Python's own manual, in a few minutes
   tinygrad-llm train --data my.txt --out runs/mine
   tinygrad-llm train --resume runs/mine       go on where it stopped
+  tinygrad-llm bench step-char                a training step beside PyTorch's
   tinygrad-llm COMMAND --help                 the settings of a command
 """
 

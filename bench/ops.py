@@ -1,0 +1,236 @@
+"""Every operation at the shapes of the models that the steps race with, forward and backward, beside its limit.
+
+What a step of each model calls is raced one operation after another, but for views, which cost next to nothing, and
+what an optimizer does to the gradients: clip and AdamW. Each kernel set takes part, PyTorch with its autograd, and as
+a side of its own the limit: the longer of what the flops take at this machine's matrix peak and of what the bytes that
+must move take at its copy bandwidth (see `tinygrad_llm.roofline`). The arrays are used again and again, and small ones
+stay in the caches, so that the limit can be beaten where it is bandwidth.
+"""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import cache, lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from tinygrad_llm import Tensor, kernels, no_grad, ops, roofline, watch
+from tinygrad_llm.bench import find, race, worker
+from tinygrad_llm.errors import UserError
+from tinygrad_llm.models import GPT
+from tinygrad_llm.nn import Parameter
+from tinygrad_llm.optim import AdamW, decay_groups
+from tinygrad_llm.profiling import profile
+from tinygrad_llm.training.memory import keep_freed_memory
+from tinygrad_llm.training.threads import set_threads
+
+PATIENCE = 1.0  # seconds after which a turn ends, and a side of ours that needs more for a single call is out
+PAUSE = 0.01  # seconds after which the threads of the side before wait no longer for more to do, and leave the cores
+UPDATE = "clip_adamw"
+
+
+@dataclass(frozen=True)
+class Race(race.Race):
+    """How to race, and what.
+
+    Args:
+        steps: calls in a turn, forward and back; fewer where they take more than a second
+        models: whose shapes: char, baby, 124m, long, with commas between them
+        operations: which, with commas between them; all unless given
+    """
+
+    sides: str = "ours,numpy,eager"
+    rounds: int = 7
+    steps: int = 20
+    models: str = "char,baby,124m,long"
+    operations: str | None = None
+
+    known = ("ours", "numpy", "eager")
+
+    def run(self) -> dict:
+        sides, skipped = self.available()
+        threads = self.cores()
+        cases, computer = self.cases(), roofline.machine()
+        comparisons, slow, console = {}, [], Console(stderr=True)
+        with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+            folder = Path(name)
+            (folder / "cases.json").write_text(json.dumps({"steps": self.steps, "cases": [*cases.values()]}))
+            enter = partial(race.Worker, folder=folder, threads=threads, script=Path(__file__))
+            workers = {side: stack.enter_context(enter(side)) for side in sides}
+            for i, case in enumerate(track(cases, "operations", console=console, disable=not console.is_terminal)):
+                first = {side: worker.turn(i) for side, worker in workers.items()}  # compiles, and fills the caches
+                racing = [side for side in sides if side != "numpy" or least(first[side]) < PATIENCE]
+                slow += [case] if len(racing) < len(sides) else []
+                rounds = []
+                for turn in range(self.rounds):
+                    order = racing[turn % len(racing) :] + racing[: turn % len(racing)]
+                    rounds.append({})
+                    for side in order:
+                        time.sleep(PAUSE)
+                        rounds[-1][side] = workers[side].turn(i)["seconds"]
+                for phase, work in first[sides[0]]["work"].items():
+                    times = {side: [1e3 * statistics.median(x[side][phase]) for x in rounds] for side in racing}
+                    if limit := 1e3 * computer.limit(roofline.Work(*work)):
+                        times["limit"] = [limit] * self.rounds
+                    comparisons[f"{case} {phase}"] = race.compare(times, unit="ms")
+        if slow:
+            skipped["numpy"] = f"a call takes more than {PATIENCE:g} s: {', '.join(slow)}"
+        settings = {"rounds": self.rounds, "steps": self.steps, "threads": threads, "limits": asdict(computer)}
+        return race.result(self.name, comparisons, skipped=skipped, **settings)
+
+    def cases(self) -> dict[str, dict]:
+        """What a step calls, by model, operation and shapes. Raises UserError for an operation that none does."""
+        found = {}
+        for model in self.models.split(","):
+            found |= {f"{model} {label}": case for label, case in calls(model).items()}
+        names = self.operations.split(",") if self.operations else {case["name"] for case in found.values()}
+        if unknown := set(names) - {case["name"] for case in found.values()}:
+            known = ", ".join(sorted({case["name"] for case in found.values()}))
+            raise UserError(f"no step calls {', '.join(sorted(unknown))}: choose from {known}")
+        return {label: case for label, case in found.items() if case["name"] in names}
+
+
+@cache
+def calls(model: str) -> dict[str, dict]:
+    """The operations of a step by name and shapes, each with how its inputs look; one layer shows them all."""
+    contest = find(f"step-{model}")
+    gpt = GPT(replace(contest.config, n_layer=1))
+    counter, found = roofline.WorkCounter(), {}
+
+    def see(phase: str, name: str, inputs: tuple, outputs: tuple, seconds: float) -> None:
+        if name == "attention":
+            inputs = *inputs[:5], 0.0, True  # keywords, such as is_causal, are not shown
+        if counter(phase, name, inputs, outputs).bytes:
+            arrays = [x for x in inputs if isinstance(x, np.ndarray) and x.ndim]
+            label = " ".join([name, *("x".join(map(str, x.shape)) for x in arrays)])
+            found[label] = {"name": name, "inputs": [describe(x) for x in inputs]}
+
+    with watch(see), no_grad():
+        gpt.loss(*np.random.default_rng(0).integers(0, contest.config.vocab_size, (2, *contest.shape)))
+    parameters = gpt.parameters() + (contest.config.n_layer - 1) * gpt.h[0].parameters()
+    label = f"{UPDATE} {sum(p.numel() for p in parameters)}"
+    return found | {label: {"name": UPDATE, "inputs": [describe(p.data) for p in parameters]}}
+
+
+def describe(x):
+    """An array by its looks, for JSON; anything else as it is."""
+    if not isinstance(x, np.ndarray):
+        return x
+    return {"shape": x.shape, "dtype": x.dtype.name, "high": int(x.max()) + 1 if x.dtype.kind in "iu" else 0}
+
+
+def make(x):
+    """Random numbers that look so: whole ones below `high`, or normal ones, small enough for every softmax."""
+    if not isinstance(x, dict):
+        return x
+    random = np.random.default_rng(0)
+    numbers = random.integers(0, x["high"], x["shape"]) if x["high"] else random.normal(0, 0.5, x["shape"])
+    return numbers.astype(x["dtype"])
+
+
+def least(answer: dict) -> float:
+    """The seconds of the fastest call, forward and back."""
+    return sum(min(seconds) for seconds in answer["seconds"].values())
+
+
+# The sides, in processes of their own. A side makes a function that calls the operation once, forward and back, and
+# returns by phase the seconds and, if it is ours, the work.
+
+
+def ours(name: str, inputs: list, kernel_set: str | None = None) -> Callable[[], dict]:
+    if kernel_set:
+        kernels.use(kernel_set)
+    set_threads(int(os.environ["NUMBA_NUM_THREADS"]))
+    keep_freed_memory()
+    if name == UPDATE:
+        parameters = [Parameter(x) for x in inputs]
+        optimizer = AdamW(decay_groups(parameters, 0.1))
+        optimizer.grad[...] = optimizer.data
+        for parameter in parameters:
+            parameter.grad = parameter.grad_buffer
+    else:
+        tensors = [Tensor(x, requires_grad=x.dtype.kind == "f") if isinstance(x, np.ndarray) else x for x in inputs]
+
+    def call() -> dict:
+        with profile() as p:
+            if name == UPDATE:
+                optimizer.step(optimizer.clip_grad_norm(1.0)[1])
+            else:
+                y = getattr(ops, name)(*tensors)
+                y.backward(np.ones_like(y.data))
+        for x in () if name == UPDATE else tensors:
+            if isinstance(x, Tensor):
+                x.grad = None
+        phases = {event.phase: (0.0, (0, 0)) for event in p.steps[0].events}
+        for event in p.steps[0].events:
+            seconds, work = phases[event.phase]
+            phases[event.phase] = seconds + event.seconds, tuple(map(sum, zip(work, event.work, strict=True)))
+        return phases
+
+    return call
+
+
+def eager(name: str, inputs: list) -> Callable[[], dict]:
+    import torch
+
+    from tinygrad_llm import reference
+    from tinygrad_llm.reference import gpt
+
+    floating = [isinstance(x, np.ndarray) and x.dtype.kind == "f" for x in inputs]
+    tensors = [torch.tensor(x) if isinstance(x, np.ndarray) else x for x in inputs]
+    wanted = [x.requires_grad_() for x, wants in zip(tensors, floating, strict=True) if wants]
+    if name == UPDATE:
+        parameters = torch.nn.ParameterList(wanted)
+        optimizer = gpt.adamw(parameters, 1e-3, (0.9, 0.999), 0.1)
+        for x in parameters:
+            x.grad = x.detach().clone()
+
+    def update() -> dict:
+        start = time.perf_counter()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        return {"update": (time.perf_counter() - start, ())}
+
+    def call() -> dict:
+        start = time.perf_counter()
+        y = reference.ORACLES[name].function(*tensors)
+        middle = time.perf_counter()
+        dy = torch.ones_like(y)
+        begin = time.perf_counter()
+        torch.autograd.grad(y, wanted, dy)
+        return {"forward": (middle - start, ()), "backward": (time.perf_counter() - begin, ())}
+
+    return update if name == UPDATE else call
+
+
+SIDES = {"ours": ours, "numpy": partial(ours, kernel_set="numpy"), "eager": eager}
+
+
+def serve(side: str, folder: Path) -> None:
+    settings = json.loads((folder / "cases.json").read_text())
+
+    @lru_cache(maxsize=1)  # the arrays of one case at a time
+    def caller(case: int) -> Callable[[], dict]:
+        return SIDES[side](settings["cases"][case]["name"], [make(x) for x in settings["cases"][case]["inputs"]])
+
+    def turn(case: int) -> dict:
+        calls, end = [], time.perf_counter() + PATIENCE
+        while not calls or (len(calls) < settings["steps"] and time.perf_counter() < end):
+            calls.append(caller(case)())
+        seconds = {phase: [call[phase][0] for call in calls] for phase in calls[0]}
+        return {"seconds": seconds, "work": {phase: work for phase, (_, work) in calls[0].items()}}
+
+    worker.serve(turn)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], Path(sys.argv[2]))

@@ -34,7 +34,8 @@ def ours(settings: dict, weights: Mapping[str, np.ndarray], kernel_set: str | No
     set_threads(int(os.environ["NUMBA_NUM_THREADS"]) if "NUMBA_NUM_THREADS" in os.environ else None)
     keep_freed_memory()
     model = GPT(GPTConfig(**settings["config"]))
-    model.load_state_dict(dict(weights))
+    for name, parameter in model.named_parameters():  # one after the other: the file's arrays are in no peak
+        parameter.data[...] = weights[name]
     optimizer = AdamW(decay_groups(model.parameters(), settings["weight_decay"]), betas=settings["betas"])
 
     def step(ids: np.ndarray, targets: np.ndarray, lr: float) -> float:
@@ -56,11 +57,13 @@ def ours(settings: dict, weights: Mapping[str, np.ndarray], kernel_set: str | No
 def pytorch(settings: dict, weights: Mapping[str, np.ndarray], compiled: bool = False) -> Functions:
     import torch
 
-    sys.path.append(str(Path(__file__).parents[1] / "reference"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
     import gpt
 
     model = gpt.GPT(SimpleNamespace(**settings["config"]))
-    model.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.from_numpy(weights[name]))
     optimizer = gpt.adamw(model, 0.0, settings["betas"], settings["weight_decay"])
     loss = torch.compile(model.loss) if compiled else model.loss
 

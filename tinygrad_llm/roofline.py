@@ -9,8 +9,9 @@ for going in and once for coming out, wherever it lies and however often it is r
 moves nothing. Multiplications and additions count in matrix products alone, since all else is bound by what it moves.
 What is computed a second time to save memory does not count: it is a choice.
 
-The copy bandwidth is that of arrays in main memory. Those of a small model stay in the caches, which are faster: it
-may reach more than its limit.
+The copy is that of an array in main memory onto itself, read and written: one to another place moves half as much
+again, since what it overwrites is fetched first. Arrays of a small model stay in the caches, which are faster, so that
+it may reach more than its limit.
 """
 
 import functools
@@ -26,7 +27,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from tinygrad_llm import kernels
 
-COPIED = 64 * 2**20  # bytes of the array that is copied: with its copy more than the caches of most processors hold
+MOVED = 64 * 2**20  # bytes of the array that is read and written: more than the caches of most processors hold
 SIZE = 1024  # rows and columns of the matrices that are multiplied
 SECONDS = 0.15  # of each measurement, of which the best counts
 
@@ -144,11 +145,9 @@ def machine() -> Machine:
 
 @functools.cache
 def _measure(threads: int) -> Machine:
-    source = np.ones(COPIED // 4, np.float32)
-    target = np.zeros_like(source)
-    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
+    parts = np.array_split(np.ones(MOVED // 4, np.float32), threads)
     with ThreadPoolExecutor(threads) as pool:
-        copy = _fastest(lambda: list(pool.map(lambda part: np.copyto(*part), parts)))
+        move = _fastest(lambda: list(pool.map(lambda part: np.negative(part, out=part), parts)))
     a, b = np.ones((2, SIZE, SIZE), np.float32)
     with threadpool_limits(threads, "blas"):
         multiply = _fastest(lambda: a @ b)
@@ -156,7 +155,7 @@ def _measure(threads: int) -> Machine:
         from tinygrad_llm.kernels.numba.product import product
 
         multiply = min(multiply, _fastest(lambda: product(a, b)))
-    return Machine(threads, 2 * SIZE**3 / multiply, 2 * COPIED / copy)
+    return Machine(threads, 2 * SIZE**3 / multiply, 2 * MOVED / move)
 
 
 def _fastest(function: Callable[[], object]) -> float:

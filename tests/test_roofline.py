@@ -62,6 +62,22 @@ def test_attention_computes_what_the_mask_allows(queries, keys, causal, pairs):
     assert backward == (2 * forward.flops, size * (queries + 2 * (queries + 2 * keys)))
 
 
+def test_attention_of_packed_heads_computes_the_same():
+    qkv, y = np.ones((2, 5, 3 * 8), "f"), np.ones((2, 5, 8), "f")
+    q = np.ones((2, 4, 5, 2), "f")  # four heads of those eight numbers
+    packed = WorkCounter()("forward", "attention_qkvpacked", (qkv, 4), (y,))
+    assert packed.flops == WorkCounter()("forward", "attention", (q, q, q, None, None, 0.0, True), (q,)).flops
+    assert packed.bytes == qkv.nbytes + y.nbytes
+
+
+def test_an_mlp_is_its_two_products():
+    counter, x, fc, proj, y = WorkCounter(), *(np.ones(s, "f") for s in ((2, 3), (12, 3), (5, 12), (2, 5)))
+    flops = 2 * 2 * 12 * (3 + 5)
+    assert counter("forward", "mlp", (x, fc, None, proj, None), (y,)) == (flops, 4 * (6 + 36 + 60 + 10))
+    backward = counter("backward", "mlp", (y,), (x.copy(), fc.copy(), None, proj.copy(), None))
+    assert backward == (2 * flops, 4 * (10 + 2 * (6 + 36 + 60)))
+
+
 def test_linear_cross_entropy_never_moves_the_logits():
     targets = np.array([1, 0, 4, 4])
     forward, backward = work(ops.linear_cross_entropy, numbers(4, 3), numbers(5, 3), targets)

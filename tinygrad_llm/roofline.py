@@ -118,15 +118,21 @@ def _mlp(y, x, fc_weight, *_) -> int:
 
 def _attention(y, q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_causal=False, *_) -> int:
     """q k^T and p v, for those pairs of a query and a key alone that a causal mask allows."""
-    heads, (queries, keys) = y.size // (y.shape[-1] * y.shape[-2]), (q.shape[-2], k.shape[-2])
+    queries, keys = q.shape[-2], k.shape[-2]
     short = min(queries, keys)
     pairs = short * (short + 1) // 2 + (queries - short) * keys if is_causal else queries * keys
-    return 2 * heads * pairs * (q.shape[-1] + v.shape[-1])
+    return 2 * y.size // queries * pairs * (q.shape[-1] + v.shape[-1]) // v.shape[-1]
+
+
+def _attention_qkvpacked(y, *_) -> int:
+    """The same, causal, of heads side by side in y (B, T, C)."""
+    return 2 * y.size * (y.shape[-2] + 1)
 
 
 TWO_OPERANDS = frozenset({"linear", "linear_cross_entropy", "matmul"})
 FLOPS: dict[str, Callable[..., int]] = {
     "attention": _attention,
+    "attention_qkvpacked": _attention_qkvpacked,
     "linear": _product,
     "linear_cross_entropy": _linear_cross_entropy,
     "matmul": _product,

@@ -18,8 +18,8 @@ from numba.extending import overload
 FASTMATH = {"contract", "reassoc", "arcp", "nsz"}
 
 # Numba compiles a leaf anew when the leaf's own file changes, and does not see that those whose code goes into it did.
-# So each leaf's name, under which it is cached, ends in a checksum of what leaves share: this file and the microkernel.
-SHARED = (Path(__file__), Path(__file__).with_name("microkernel.py"))
+# So each leaf's name, under which it is cached, ends in a checksum of what leaves share: this file and the vectors.
+SHARED = (Path(__file__), Path(__file__).with_name("vectors.py"))
 VERSION = f"{zlib.crc32(b''.join(path.read_bytes() for path in SHARED)):08x}"
 
 LOG2_E = np.float32(math.log2(math.e))

@@ -1,123 +1,157 @@
 """The matrix product C = A B in Numba's own threads: what four fifths of a training step is made of.
 
 NumPy's product is BLAS's, whose threads are others than Numba's, and on few cores the two wait for each other longer
-than either computes. This one is three ideas on a page (Goto & van de Geijn 2008, "Anatomy of high-performance matrix
+than either computes. This one is four ideas on a page (Goto & van de Geijn 2008, "Anatomy of high-performance matrix
 multiplication"):
 
-1. *Registers.* The `microkernel` holds a tile of C in vector registers while it runs along k.
-2. *Packing.* A panel, the two vectors' columns of B for many k, is copied so that the microkernel reads it in a row;
-   whatever the strides of B, transposed or not, are then paid for once and not for every row of A.
-3. *Blocking.* k is cut into stretches of DEPTH, and PANELS panels are packed at a time: they stay in the second-level
-   cache while all rows of A pass, ROWS at a time, which stay in the first-level cache while they meet the panels.
+1. *Registers.* `multiply_tile` holds a tile of C in vector registers while it runs along k.
+2. *Packing.* It reads a strip of A, as many rows as the tile has, and a panel of B, as many columns. Both are copied
+   first so that it reads one number after another: in the matrices they may lie a page of memory apart, and whether
+   these were transposed is then paid for once, not in every tile.
+3. *Blocking.* k is cut into stretches of DEPTH. PANELS panels of that length stay in the second-level cache while the
+   rows of A pass, STRIPS strips at a time, each of which stays in the first-level cache while it meets the panels.
+4. *Finishing.* What follows a product (a bias, an activation) is done to each tile's rows while they are in the cache.
 
-The threads share the columns or the rows of C, and no two write the same numbers, so that the result depends on nothing
-but the operands. A and B may be transposed views: only their strides matter.
+Each thread computes rows of C of its own, or columns if C has more of those, so no two write the same numbers, and the
+result depends on nothing but the operands. Rows go to threads as in the other kernels, so that a thread finds
+what it left in its cache.
 """
+
+import threading
 
 import numba
 import numpy as np
 from numba import prange
 
 from tinygrad_llm.kernels.numba.common import helper, leaf
-from tinygrad_llm.kernels.numba.microkernel import BITS, ROWS, many_rows, one_row
+from tinygrad_llm.kernels.numba.vectors import (
+    ROWS,
+    copy,
+    lanes,
+    multiply_tile,
+    panel_width,
+    strip_step,
+    strip_width,
+    transpose,
+)
 
-DEPTH = 256  # of a stretch of k
-PANELS = 8  # that are packed together
+DEPTH, PANELS, STRIPS = 384, 16, 8
+WIDEST = 32, 16  # a tile's columns, and a strip's numbers for each k, in any dtype and on any machine
+SCRATCH = (ROWS + PANELS * DEPTH) * WIDEST[0] + STRIPS * DEPTH * WIDEST[1]  # numbers that a thread cuts and packs into
+ALIGNMENT = 64  # bytes: of a line of the cache, and of the longest vector
+
+_local = threading.local()
 
 
-def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a (M, K) times b (K, N): (M, N), all of one floating dtype. Transposed views are as good as any."""
+def product(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: bool = False) -> np.ndarray:
+    """a (M, K) times b (K, N): (M, N), all of one floating dtype. Transposed views are as good as any.
+
+    The result is written to `out`, or with `add` added to it, if that is given: an array whose rows are side by side.
+    """
     (rows, depth), columns = a.shape, b.shape[1]
-    c = np.empty((rows, columns), a.dtype)
+    c = np.empty((rows, columns), a.dtype) if out is None else out
     if not c.size or not depth:
-        c[...] = 0
+        c[...] = c if add else 0
         return c
-    if a.flags.f_contiguous and rows > 1:
-        blocks = np.empty((-(-rows // ROWS), depth, ROWS), a.dtype)
-        _pack_rows(a.T, blocks)
-        a, strides = blocks, (depth * ROWS, 1, ROWS)
-    else:
-        strides = (ROWS * depth, depth, 1)
-    transposed = b.flags.f_contiguous
-    b = b.T if transposed else b
-    b_strides = (1, depth) if transposed else (columns, 1)
-    a, b = (np.ascontiguousarray(x).reshape(-1) for x in (a, b))
-    _product(a, *strides, b, *b_strides, c, depth, numba.get_num_threads())
+    _product(*_flat(a), *_flat(b), c.reshape(rows, columns), depth, add, _scratch(a.dtype))
     return c
 
 
-@leaf
-def _product(a, a_block, a_row, a_column, b, b_row, b_column, c, depth, threads):
-    rows, columns = c.shape
-    lanes = BITS // 8 // c.itemsize
-    wide = 2 * lanes
-    flat, panels, blocks = c.reshape(-1), (columns + wide - 1) // wide, (rows + ROWS - 1) // ROWS
-    # The threads share the columns where that comes out even, since each packs its own; else the rows.
-    even = panels % threads == 0
-    group, shares = min(PANELS, panels // threads if even else panels), 1 if even else min(threads, blocks)
-    groups = (panels + group - 1) // group
-    for task in prange(groups * shares):
-        first, share = task % groups * group, task // groups
-        last = min(first + group, panels)
-        space = np.empty(group * DEPTH * wide + lanes, c.dtype)
-        aligned = (-space.ctypes.data % (BITS // 8)) // c.itemsize
-        packed, edge = space[aligned:], np.empty(ROWS * wide, c.dtype)
-        for k in range(0, depth, DEPTH):
-            length, add = min(DEPTH, depth - k), np.int64(k > 0)
-            for j in range(first, last):
-                count, to = min(wide, columns - j * wide), (j - first) * DEPTH * wide
-                pack(b, k * b_row + j * wide * b_column, b_row, b_column, length, count, wide, packed[to:])
-            for block in range(blocks * share // shares, blocks * (share + 1) // shares):
-                at, i = block * a_block + k * a_column, block * ROWS
-                high = min(ROWS, rows - i)
-                for j in range(first, last):
-                    panel, column = (j - first) * DEPTH * wide, j * wide
-                    rim = column + wide > columns
-                    out, start, stride, plus = flat, i * columns + column, columns, add
-                    if rim:  # the tile is wider than what is left of C
-                        out, start, stride, plus = edge, 0, wide, 0
-                    if high == ROWS:
-                        many_rows(a, at, a_row, a_column, packed, panel, wide, length, out, start, stride, plus)
-                    else:
-                        for r in range(high):
-                            row, to = at + r * a_row, start + r * stride
-                            one_row(a, row, a_row, a_column, packed, panel, wide, length, out, to, stride, plus)
-                    if rim:
-                        for r in range(high):
-                            for x in range(columns - column):
-                                old = c[i + r, column + x] if add else c.dtype.type(0)
-                                c[i + r, column + x] = old + edge[r * wide + x]
+def _flat(x: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """A matrix as its numbers in the order of memory, and the strides of its rows and columns."""
+    if x.flags.f_contiguous:
+        return x.T.reshape(-1), 1, x.shape[0]
+    return np.ascontiguousarray(x).reshape(-1), x.shape[1], 1
 
 
-@leaf
-def _pack_rows(a, blocks):
-    """blocks[i, k, :] = a[k, ROWS i : ROWS (i + 1)], for a transposed A: its rows ROWS at a time, next to each other.
+def _scratch(dtype) -> np.ndarray:
+    """A row for each thread, kept: it is still in the cache when the next product wants it."""
+    kept = _local.__dict__
+    key = dtype.char, numba.get_num_threads()
+    if key not in kept:
+        size = -(-SCRATCH * dtype.itemsize // 4096) * 4096 + ALIGNMENT  # whole pages, each row beginning elsewhere
+        memory = np.empty(key[1] * size + ALIGNMENT, np.uint8)
+        start = -memory.ctypes.data % ALIGNMENT
+        kept[key] = memory[start : start + key[1] * size].view(dtype).reshape(key[1], -1)
+    return kept[key]
 
-    Along k they are whole rows of memory apart, which may all want the same few places in the cache.
+
+def packer(width, step):
+    """The function that copies a matrix X (depth, count) into slices of `width` columns, each k after k, `step` apart.
+
+    The last slice is filled up with zeros, which keeps what is not a number out of the tiles' rims.
     """
-    depth, rows = a.shape
-    for part in prange((depth + 31) // 32):
-        for k in range(32 * part, min(32 * part + 32, depth)):
-            for i in range(rows // ROWS):
-                row, to = a[k, i * ROWS : i * ROWS + ROWS], blocks[i, k]
-                for r in range(ROWS):
-                    to[r] = row[r]
-            for r in range(rows // ROWS * ROWS, rows):
-                blocks[rows // ROWS, k, r % ROWS] = a[k, r]
+    copy_one, transpose_one = copy(width), transpose(width)
+
+    @helper
+    def pack(x, start, x_row, x_column, depth, count, packed):
+        wide, stride, vector = width(packed), step(packed), lanes(packed)
+        slices, whole = count // wide, depth // vector * vector
+        for j in range(0 if x_column == 1 else slices):
+            for k in range(0, whole, vector):
+                corner = start + k * x_row + j * wide * x_column
+                transpose_one(x, corner, x_column, packed, (j * depth + k) * stride, stride)
+        for k in range(depth):
+            if x_column == 1:
+                for j in range(slices):
+                    copy_one(x, start + k * x_row + j * wide, packed, (j * depth + k) * stride)
+            first = 0 if x_column != 1 and k >= whole else slices * wide
+            for j in range(first, -(-count // wide) * wide):
+                number = x[start + k * x_row + j * x_column] if j < count else packed.dtype.type(0)
+                packed[(j // wide * depth + k) * stride + j % wide] = number
+
+    return pack
+
+
+pack_strips = packer(strip_width, strip_step)
+pack_panels = packer(panel_width, panel_width)
 
 
 @helper
-def pack(b, start, b_row, b_column, depth, count, wide, panel):
-    """panel[k, :] = b[k, first : first + count], then zeros up to its width."""
-    if count < wide:
-        panel[: depth * wide] = 0
-    if b_column == 1:
-        for k in range(depth):
-            row, to = b[start + k * b_row : start + k * b_row + count], panel[k * wide : k * wide + count]
-            for j in range(count):
-                to[j] = row[j]
-    else:
-        for j in range(count):
-            column = b[start + j * b_column : start + j * b_column + depth * b_row : b_row]
-            for k in range(depth):
-                panel[k * wide + j] = column[k]
+def multiply(a, a_row, a_column, b, b_row, b_column, c, rows, columns, c_row, depth, add, scratch):
+    """One thread's part of C: `rows` rows, c_row numbers apart, of `columns` columns."""
+    wide, step = panel_width(c), strip_step(c)
+    edge, panels, strips = scratch, scratch[ROWS * wide :], scratch[(ROWS + PANELS * DEPTH) * wide :]
+    for k in range(0, depth, DEPTH):
+        length, adds = min(DEPTH, depth - k), np.int64(add or k > 0)
+        for j in range(0, columns, PANELS * wide):
+            right = min(columns, j + PANELS * wide)
+            pack_panels(b, k * b_row + j * b_column, b_row, b_column, length, right - j, panels)
+            for i in range(0, rows, STRIPS * ROWS):
+                bottom = min(rows, i + STRIPS * ROWS)
+                pack_strips(a, k * a_column + i * a_row, a_column, a_row, length, bottom - i, strips)
+                for y in range(i, bottom, ROWS):
+                    strip = (y - i) // ROWS * length * step
+                    for x in range(j, right, wide):
+                        inside = y + ROWS <= rows and x + wide <= columns
+                        out, corner, row, plus = (c, y * c_row + x, c_row, adds) if inside else (edge, 0, wide, 0)
+                        panel = (x - j) * length
+                        multiply_tile(strips, strip, 1, step, panels, panel, wide, length, out, corner, row, plus)
+                        if not inside:
+                            height, width = min(ROWS, rows - y), min(wide, columns - x)
+                            cut(edge, wide, c[y * c_row + x :], c_row, height, width, adds)
+
+
+@helper
+def cut(tile, wide, c, c_row, rows, columns, adds):
+    """c = the first rows and columns of the tile, or +=."""
+    for y in range(rows):
+        for x in range(columns):
+            number = tile[y * wide + x]
+            c[y * c_row + x] = c[y * c_row + x] + number if adds else number
+
+
+@leaf
+def _product(a, a_row, a_column, b, b_row, b_column, c, depth, add, scratch):
+    (rows, columns), threads, wide = c.shape, len(scratch), panel_width(c)
+    strips, panels, flat = (rows + ROWS - 1) // ROWS, (columns + wide - 1) // wide, c.reshape(-1)
+    for t in prange(threads):
+        if columns >= rows:
+            first, last = panels * t // threads * wide, min(panels * (t + 1) // threads * wide, columns)
+            right, left = first * b_column, 0
+            part = flat[first:], rows, last - first
+        else:
+            first, last = strips * t // threads * ROWS, min(strips * (t + 1) // threads * ROWS, rows)
+            right, left = 0, first * a_row
+            part = flat[first * columns :], last - first, columns
+        multiply(a[left:], a_row, a_column, b[right:], b_row, b_column, *part, columns, depth, add, scratch[t])

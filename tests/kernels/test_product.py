@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import pytest
 
-from tinygrad_llm.kernels.numba import microkernel as page
+from tinygrad_llm.kernels.numba import vectors
 from tinygrad_llm.kernels.numba.product import product
 
 SIZES = [1, 3, 7, 33, 97]
@@ -62,17 +62,25 @@ def test_the_bits_are_the_same_each_time(threads):
     assert len(results) == 1
 
 
+def test_the_result_is_written_or_added_where_it_is_wanted():
+    a, b = operands(33, 97, 65, "float32")
+    out = np.ones((2, 33, 65), "float32")
+    assert product(a, b, out[0]) is not out and np.allclose(out[0], a @ b, atol=1e-4) and (out[1] == 1).all()
+    product(a, b, out[1], add=True)
+    np.testing.assert_allclose(out[1], 1 + a @ b, atol=1e-4)
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="looks for x86's instructions")
-def test_the_microkernel_is_made_of_vector_instructions():
+def test_a_tile_is_made_of_vector_instructions():
     """The inner loop's multiply-adds, two for each row of the tile, work on whole vectors held in registers."""
 
     @numba.njit
     def tile(a, panel, c):
-        page.many_rows(a, 0, 33, 1, panel, 0, 32, 33, c, 0, 32, 0)
+        vectors.multiply_tile(a, 0, 33, 1, panel, 0, 32, 33, c, 0, 32, 0)
 
     tile(np.ones(12 * 33, "f"), np.ones(33 * 32, "f"), np.ones(12 * 32, "f"))
-    register = "zmm" if page.AVX512 else "ymm"
+    register = "zmm" if vectors.AVX512 else "ymm"
     (assembly,) = tile.inspect_asm().values()
     fused = [line for line in assembly.splitlines() if "vfmadd" in line]
-    assert len(fused) == 2 * page.ROWS
+    assert len(fused) == 2 * vectors.ROWS
     assert all(line.count(register) == 3 for line in fused)

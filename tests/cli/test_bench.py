@@ -17,7 +17,7 @@ def test_without_a_name_it_lists_the_races(capsys):
     for name, line in races().items():
         assert f"  {name} " in out
         assert line in out
-        assert len(line) < 105
+        assert len(line) < 112
 
 
 def test_json_is_one_object_and_record_a_row_for_each_side(capsys, monkeypatch, tmp_path):

@@ -26,11 +26,11 @@ from rich.progress import track
 from tinygrad_llm import Tensor, kernels, no_grad, ops, roofline, watch
 from tinygrad_llm.bench import find, race, worker
 from tinygrad_llm.errors import UserError
+from tinygrad_llm.memory import keep_freed_memory
 from tinygrad_llm.models import GPT
 from tinygrad_llm.nn import Parameter
 from tinygrad_llm.optim import AdamW, decay_groups
 from tinygrad_llm.profiling import profile
-from tinygrad_llm.training.memory import keep_freed_memory
 from tinygrad_llm.training.threads import set_threads
 
 PATIENCE = 1.0  # seconds after which a turn ends, and a side of ours that needs more for a single call is out
@@ -107,8 +107,6 @@ def calls(model: str) -> dict[str, dict]:
     counter, found = roofline.WorkCounter(), {}
 
     def see(phase: str, name: str, inputs: tuple, outputs: tuple, seconds: float) -> None:
-        if name == "attention":
-            inputs = *inputs[:5], 0.0, True  # keywords, such as is_causal, are not shown
         if counter(phase, name, inputs, outputs).bytes:
             arrays = [x for x in inputs if isinstance(x, np.ndarray) and x.ndim]
             label = " ".join([name, *("x".join(map(str, x.shape)) for x in arrays)])

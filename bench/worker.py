@@ -24,9 +24,9 @@ Functions = tuple[Callable[..., float], Callable[..., float]]
 
 def ours(settings: dict, weights: Mapping[str, np.ndarray], kernel_set: str | None = None) -> Functions:
     from tinygrad_llm import kernels, no_grad
+    from tinygrad_llm.memory import keep_freed_memory
     from tinygrad_llm.models import GPT, GPTConfig
     from tinygrad_llm.optim import AdamW, decay_groups
-    from tinygrad_llm.training.memory import keep_freed_memory
     from tinygrad_llm.training.threads import set_threads
 
     if kernel_set:

@@ -58,7 +58,7 @@ def operation(forward: Callable, backward: Callable) -> Callable:
         first = next((x for x in arrays if hasattr(x, "dtype") and x.dtype.kind == "f"), arrays[0])
         run = kernels.select(forward.__name__, forward, first)
         run_back = kernels.select(backward.__name__, backward, first)
-        y, *saved = _watched("forward", name, run, arrays, options)
+        y, *saved = watched("forward", name, run, arrays, options)
         if takes_needs:
             saved.append(wants_gradient(inputs) + (False,) * (len(signature.parameters) - len(inputs)))
         return record(name, inputs, y, lambda dy: run_back(dy, *saved))
@@ -112,7 +112,7 @@ class Function:
         ctx = cls.Context()
         ctx.needs_input_grad = wants_gradient(inputs)
         arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
-        (y,) = _watched("forward", cls.__name__, cls.forward, [ctx, *arrays], {})
+        (y,) = watched("forward", cls.__name__, cls.forward, [ctx, *arrays], {})
         return record(cls.__name__, inputs, y, lambda dy: cls.backward(ctx, dy))
 
 
@@ -182,7 +182,7 @@ def walk_back(root: Node, gradient: np.ndarray, retain_graph: bool = False) -> N
         if not retain_graph:
             node.edges, node.backward = (), None
         # A node that no gradient reached has none to send, but those behind it still wait for its word.
-        inputs = (None,) * len(edges) if dy is None else _watched("backward", node.name, backward, [dy], {})
+        inputs = (None,) * len(edges) if dy is None else watched("backward", node.name, backward, [dy], {})
         backward = None  # frees what it saved before the next one runs
         if any(edge is not None for edge in edges[len(inputs) :]):
             raise RuntimeError(
@@ -224,6 +224,7 @@ def watch(hook: Callable[[str, str, tuple, tuple, float], None]) -> Iterator[Non
 
     In phase "forward" the inputs are the operation's, the outputs its result and what it saved; in phase "backward"
     the inputs are (dy,) and the outputs the gradients of its inputs: the arrays themselves, to look at, not to write.
+    Optimizers are shown in phase "update", with the flat arrays that they work on: param, grad and their state.
     """
     _watchers.append(hook)
     try:
@@ -232,7 +233,7 @@ def watch(hook: Callable[[str, str, tuple, tuple, float], None]) -> Iterator[Non
         _watchers.remove(hook)
 
 
-def _watched(phase: str, name: str, function: Callable, inputs: list, options: dict) -> tuple:
+def watched(phase: str, name: str, function: Callable, inputs: list, options: dict) -> tuple:
     """Run the function, showing the watchers if there are any, and return its results as a tuple."""
     start = time.perf_counter() if _watchers else 0.0
     outputs = function(*inputs, **options)

@@ -129,7 +129,7 @@ def scaled_dot_product_attention(
     if isinstance(attn_mask, Tensor) and not attn_mask.requires_grad:
         attn_mask = attn_mask.data
     keep = _keep((*query.shape[:-1], key.size(-2)), dropout_p) if dropout_p else None
-    return ops.attention(query, key, value, attn_mask, keep, dropout_p=dropout_p, is_causal=is_causal, scale=scale)
+    return ops.attention(query, key, value, attn_mask, keep, dropout_p, is_causal, scale)
 
 
 def rotary_embedding(input: Tensor, cos, sin, interleaved: bool = False) -> Tensor:

@@ -9,19 +9,17 @@
 >>> p.save_trace("profile.json")  # for chrome://tracing and https://ui.perfetto.dev
 """
 
-import contextlib
 import itertools
 import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tinygrad_llm import roofline
 from tinygrad_llm.autograd import watch
 from tinygrad_llm.files import write_atomic
-from tinygrad_llm.optim import Optimizer
 from tinygrad_llm.roofline import Work, WorkCounter
 
 REST = "tape and Python"
@@ -97,15 +95,14 @@ class profile:
 
     def __enter__(self) -> "profile":
         self._count = WorkCounter()
-        self._watching = contextlib.ExitStack()
-        self._watching.enter_context(watch(self._see))
-        self._watching.enter_context(_watch_optimizers(self._see))
+        self._watching = watch(self._see)
+        self._watching.__enter__()
         self.steps.append(Step(self._now()))
         return self
 
     def __exit__(self, *exception) -> None:
         self.steps[-1].end = self._now()
-        self._watching.close()
+        self._watching.__exit__(*exception)
 
     def _now(self) -> float:
         """The time on a clock that stands still in `_see`."""
@@ -181,28 +178,6 @@ class profile:
                     arguments["share of limit"] = round(limit / (event.seconds - event.inner), 3)
                 events.append(complete(event.name, event.phase, event.start, event.end, **arguments))
         write_atomic(path, json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
-
-
-@contextlib.contextmanager
-def _watch_optimizers(hook: Callable) -> Iterator[None]:
-    """Call the hook after what optimizers do inside this block: no operations, since no tape goes through them."""
-
-    def shown(method: Callable, name: Callable, arrays: Callable) -> Callable:
-        def run(optimizer, *arguments, **options):
-            start = time.perf_counter()
-            result = method(optimizer, *arguments, **options)
-            hook("update", name(optimizer), arrays(optimizer), (), time.perf_counter() - start)
-            return result
-
-        return run
-
-    clip, step = Optimizer.clip_grad_norm, Optimizer.step
-    Optimizer.clip_grad_norm = shown(clip, lambda _: clip.__name__, lambda x: (x.grad, x.grad))
-    Optimizer.step = shown(step, lambda x: type(x).__name__, lambda x: (x.data, x.grad, *x.state.values()))
-    try:
-        yield
-    finally:
-        Optimizer.clip_grad_norm, Optimizer.step = clip, step
 
 
 def _cells(row: Row, *phases: str) -> str:

@@ -18,6 +18,7 @@ from numba import prange
 from numba.extending import overload
 
 from tinygrad_llm.kernels.numba.common import exp, leaf
+from tinygrad_llm.memory import empty
 from tinygrad_llm.ops.gelu import CUBIC, ROOT
 
 ROOT_HALF = math.sqrt(0.5)
@@ -32,14 +33,14 @@ TAIL = np.array(  # P's coefficients, from the constant one up
 
 
 def gelu_forward(x, approximate="none"):
-    flat, y = np.ascontiguousarray(x).reshape(-1), np.empty(x.shape, x.dtype)
+    flat, y = np.ascontiguousarray(x).reshape(-1), empty(x.shape, x.dtype)
     forward = _tanh_forward if approximate == "tanh" else _erf_forward
     forward(flat, y.reshape(-1), numba.get_num_threads())
     return y, x, approximate
 
 
 def gelu_backward(dy, x, approximate):
-    dx = np.empty(x.shape, x.dtype)
+    dx = empty(x.shape, x.dtype)
     backward = _tanh_backward if approximate == "tanh" else _erf_backward
     flat_dy, flat_x = np.ascontiguousarray(dy).reshape(-1), np.ascontiguousarray(x).reshape(-1)
     backward(flat_dy, flat_x, dx.reshape(-1), numba.get_num_threads())

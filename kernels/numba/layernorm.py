@@ -12,18 +12,19 @@ import numpy as np
 from numba import prange
 
 from tinygrad_llm.kernels.numba.common import leaf
+from tinygrad_llm.memory import empty
 
 
 def layernorm_forward(x, weight, bias, eps=1e-5):
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-    y, mean, rstd = np.empty_like(rows), np.empty_like(rows[:, 0]), np.empty_like(rows[:, 0])
+    y, mean, rstd = empty(rows.shape, rows.dtype), np.empty_like(rows[:, 0]), np.empty_like(rows[:, 0])
     _normalize(rows, _or_constant(weight, 1, rows), _or_constant(bias, 0, rows), x.dtype.type(eps), y, mean, rstd)
     return y.reshape(x.shape), rows, weight, bias is not None, mean, rstd
 
 
 def layernorm_backward(dy, rows, weight, has_bias, mean, rstd):
-    rows_dy, dx, parts = np.ascontiguousarray(dy).reshape(rows.shape), np.empty_like(rows), numba.get_num_threads()
-    dweight, dbias = np.zeros((2, parts, rows.shape[1]), rows.dtype)
+    rows_dy, dx = np.ascontiguousarray(dy).reshape(rows.shape), empty(rows.shape, rows.dtype)
+    dweight, dbias = np.zeros((2, numba.get_num_threads(), rows.shape[1]), rows.dtype)
     _normalize_backward(rows_dy, rows, _or_constant(weight, 1, rows), mean, rstd, dx, dweight, dbias)
     return (
         dx.reshape(dy.shape),

@@ -34,11 +34,11 @@ from tinygrad_llm.kernels.numba.vectors import (
     strip_width,
     transpose,
 )
+from tinygrad_llm.memory import empty
 
 DEPTH, PANELS, STRIPS = 384, 16, 8
 WIDEST = 32, 16  # a tile's columns, and a strip's numbers for each k, in any dtype and on any machine
 SCRATCH = (ROWS + PANELS * DEPTH) * WIDEST[0] + STRIPS * DEPTH * WIDEST[1]  # numbers that a thread cuts and packs into
-ALIGNMENT = 64  # bytes: of a line of the cache, and of the longest vector
 
 _local = threading.local()
 
@@ -49,7 +49,7 @@ def product(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: bo
     The result is written to `out`, or with `add` added to it, if that is given: an array whose rows are side by side.
     """
     (rows, depth), columns = a.shape, b.shape[1]
-    c = np.empty((rows, columns), a.dtype) if out is None else out
+    c = empty((rows, columns), a.dtype) if out is None else out
     if not c.size or not depth:
         c[...] = c if add else 0
         return c
@@ -69,10 +69,7 @@ def _scratch(dtype) -> np.ndarray:
     kept = _local.__dict__
     key = dtype.char, numba.get_num_threads()
     if key not in kept:
-        size = -(-SCRATCH * dtype.itemsize // 4096) * 4096 + ALIGNMENT  # whole pages, each row beginning elsewhere
-        memory = np.empty(key[1] * size + ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % ALIGNMENT
-        kept[key] = memory[start : start + key[1] * size].view(dtype).reshape(key[1], -1)
+        kept[key] = empty((key[1], SCRATCH), dtype)
     return kept[key]
 
 

@@ -18,6 +18,7 @@ import math
 import numpy as np
 
 from tinygrad_llm import kernels
+from tinygrad_llm.memory import zeros
 from tinygrad_llm.optim.optimizer import Optimizer
 
 
@@ -45,7 +46,7 @@ class AdamW(Optimizer):
     ):
         super().__init__(parameters, lr, weight_decay)
         self.betas, self.eps = betas, eps
-        self.state = {"m": np.zeros_like(self.data), "v": np.zeros_like(self.data)}
+        self.state = {name: zeros(self.data.shape, self.data.dtype) for name in "mv"}
 
     def update(self, param, grad, m, v, weight_decay, scale):
         run = kernels.select("adamw_step", adamw_step, param)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tinygrad_llm.errors import UserError
+from tinygrad_llm.memory import empty, zeros
 from tinygrad_llm.nn import Parameter
 
 
@@ -18,8 +19,9 @@ def flatten(parameters: list[Parameter]) -> tuple[np.ndarray, np.ndarray]:
         raise UserError("a parameter was given to the optimizer twice")
     if len(dtypes := {parameter.dtype.name for parameter in parameters}) > 1:
         raise UserError(f"the parameters of one optimizer have one dtype, not {' and '.join(sorted(dtypes))}")
-    data = np.concatenate([parameter.data.reshape(-1) for parameter in parameters])
-    grad = np.zeros_like(data)
+    size, dtype = sum(parameter.numel() for parameter in parameters), parameters[0].dtype
+    data, grad = empty((size,), dtype), zeros((size,), dtype)
+    np.concatenate([parameter.data.reshape(-1) for parameter in parameters], out=data)
     start = 0
     for parameter in parameters:
         part = slice(start, start := start + parameter.numel())

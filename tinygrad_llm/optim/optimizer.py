@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tinygrad_llm.autograd import watched
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.nn import Parameter
 from tinygrad_llm.optim.flat import flatten
@@ -51,7 +52,8 @@ class Optimizer:
         are: the update multiplies as it reads them, which saves a pass.
         """
         grad = self.gather()
-        norm = float(np.sqrt(np.dot(grad, grad)))
+        (square,) = watched("update", "clip_grad_norm", np.dot, [grad, grad], {})
+        norm = float(np.sqrt(square))
         return norm, min(1.0, max_norm / (norm + 1e-6))
 
     def step(self, scale: float = 1.0) -> None:
@@ -59,8 +61,9 @@ class Optimizer:
         self.steps += 1
         grad = self.gather()
         for part, weight_decay in self.groups:
-            state = [array[part] for array in self.state.values()]
-            self.update(self.data[part], grad[part], *state, weight_decay=weight_decay, scale=scale)
+            arrays = [self.data[part], grad[part], *(array[part] for array in self.state.values())]
+            options = {"weight_decay": weight_decay, "scale": scale}
+            watched("update", type(self).__name__, self.update, arrays, options)
 
     def update(self, param: np.ndarray, grad: np.ndarray, *state: np.ndarray, weight_decay: float, scale: float):
         """Update one group in place: flat arrays."""

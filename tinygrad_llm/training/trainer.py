@@ -18,6 +18,7 @@ from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import write_atomic
 from tinygrad_llm.formats.huggingface import load_pretrained
 from tinygrad_llm.generation import generate
+from tinygrad_llm.memory import keep_freed_memory
 from tinygrad_llm.models import GPT
 from tinygrad_llm.optim import AdamW, decay_groups, learning_rate
 from tinygrad_llm.profiling import profile
@@ -25,7 +26,6 @@ from tinygrad_llm.training import checkpoint
 from tinygrad_llm.training.config import TrainingConfig, save_config
 from tinygrad_llm.training.display import Display
 from tinygrad_llm.training.interrupt import Interrupt
-from tinygrad_llm.training.memory import keep_freed_memory
 from tinygrad_llm.training.metrics import Metrics, plot
 from tinygrad_llm.training.threads import set_threads
 

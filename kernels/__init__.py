@@ -104,7 +104,7 @@ def select(name: str, page, array):
     """
     if not _active:
         return page
-    key = (name, type(array), getattr(array, "dtype", None))
+    key = (page, type(array), getattr(array, "dtype", None))
     if key not in _chosen:
         _chosen[key] = _choose(name, page, array)
     return _chosen[key]
@@ -127,8 +127,11 @@ def _choose(name: str, page, array):
 
 
 def _contract(name: str, parameters: list[str]):
-    """What a kernel must have in common with its page: of a backward dy and `needs`, between which is what it saved."""
-    return (parameters[0], parameters[-1] == "needs") if name.endswith("_backward") else parameters
+    """What a kernel must have in common with its page: of a backward the first, dy, since the rest is what was saved.
+
+    `needs` and `out`, which the tape gives to those that ask, are each one's own affair.
+    """
+    return parameters[:1] if name.endswith("_backward") else [p for p in parameters if p != "needs"]
 
 
 def _defines_kernel(file: Path) -> bool:

@@ -8,6 +8,7 @@ that hold the backwards; `walk_back` visits each once, after all that used its r
 
 import contextlib
 import contextvars
+import functools
 import inspect
 import time
 from collections.abc import Callable, Iterator
@@ -43,10 +44,11 @@ def operation(forward: Callable, backward: Callable) -> Callable:
     `forward(*inputs, **options)` returns y, or (y, *saved). `backward(dy, *saved)` returns the gradient of the first
     input, or a tuple with one entry for each of the first inputs, None for one that has no gradient. A backward with a
     parameter `needs` is told which inputs want theirs, so that it can leave out the work for the others. The kernel
-    selected for the first floating input computes both (see `tinygrad_llm.kernels`).
+    selected for the first floating input computes both (see `tinygrad_llm.kernels`). Its forward may take `needs` too,
+    and its backward `out`: for each input (array, add), an array that it may write that gradient to and return, or with
+    `add` add it to; or (None, False).
     """
     name = forward.__name__.removesuffix("_forward")
-    takes_needs = "needs" in inspect.signature(backward).parameters
     signature = inspect.signature(forward)
 
     def apply(*inputs, **options) -> Tensor:
@@ -58,15 +60,37 @@ def operation(forward: Callable, backward: Callable) -> Callable:
         first = next((x for x in arrays if hasattr(x, "dtype") and x.dtype.kind == "f"), arrays[0])
         run = kernels.select(forward.__name__, forward, first)
         run_back = kernels.select(backward.__name__, backward, first)
+        needs = wants_gradient(inputs) + (False,) * (len(signature.parameters) - len(inputs))
+        if _takes(run, "needs"):
+            options["needs"] = needs
         y, *saved = watched("forward", name, run, arrays, options)
-        if takes_needs:
-            saved.append(wants_gradient(inputs) + (False,) * (len(signature.parameters) - len(inputs)))
-        return record(name, inputs, y, lambda dy: run_back(dy, *saved))
+        if _takes(run_back, "needs"):
+            saved.append(needs)
+        if not _takes(run_back, "out"):
+            return record(name, inputs, y, lambda dy: run_back(dy, *saved))
+        leaves = [x if isinstance(x, Tensor) and x.node is None and _once(x, inputs) else None for x in inputs]
+        return record(name, inputs, y, lambda dy: run_back(dy, *saved, [_place(leaf) for leaf in leaves]))
 
     apply.__name__ = apply.__qualname__ = name
     apply.__doc__ = inspect.getdoc(inspect.getmodule(forward))
     apply.forward, apply.backward = forward, backward
     return apply
+
+
+@functools.cache
+def _takes(function: Callable, parameter: str) -> bool:
+    return parameter in inspect.signature(function).parameters
+
+
+def _once(x, inputs: tuple) -> bool:
+    return sum(x is other for other in inputs) == 1
+
+
+def _place(leaf: Tensor | None) -> tuple[np.ndarray | None, bool]:
+    """Where the leaf's gradient may be written, and whether it is there already, to be added to."""
+    if leaf is None or (leaf.grad is not None and leaf.grad is not leaf.grad_buffer):
+        return None, False
+    return leaf.grad_buffer, leaf.grad is not None
 
 
 class Function:
@@ -117,15 +141,17 @@ class Function:
 
 
 def wants_gradient(inputs: tuple) -> tuple[bool, ...]:
-    """Which inputs are Tensors that require a gradient."""
-    return tuple(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+    """Which inputs are Tensors that require a gradient: none inside `no_grad`."""
+    recording = _recording.get()
+    return tuple(recording and isinstance(x, Tensor) and x.requires_grad for x in inputs)
 
 
 def record(name: str, inputs: tuple, y: np.ndarray, backward: Callable) -> Tensor:
     """Wrap y in a Tensor; if y is floating and an input requires a gradient, with the Node that will send it."""
     result = Tensor(y)
-    if _recording.get() and result.dtype.kind == "f":
-        edges = tuple((x.node or x) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs)
+    if result.dtype.kind == "f":
+        wanted = wants_gradient(inputs)
+        edges = tuple((x.node or x) if want else None for x, want in zip(inputs, wanted, strict=True))
         if any(edge is not None for edge in edges):
             result.requires_grad = True
             result.node = Node(name, edges, backward, result.data)
@@ -175,6 +201,7 @@ def walk_back(root: Node, gradient: np.ndarray, retain_graph: bool = False) -> N
                     stack.append(edge)
                 pending[edge] += 1
 
+    add = kernels.select("add_forward", _add_forward, gradient)
     gradients, ready = {root: gradient}, [root]
     while ready:
         node = ready.pop()
@@ -201,11 +228,16 @@ def walk_back(root: Node, gradient: np.ndarray, retain_graph: bool = False) -> N
                 if isinstance(edge, Tensor):
                     edge.accumulate_grad(dx)
                 else:
-                    gradients[edge] = gradients[edge] + dx if edge in gradients else dx
+                    gradients[edge] = add(gradients[edge], dx)[0] if edge in gradients else dx
             if isinstance(edge, Node):
                 pending[edge] -= 1
                 if pending[edge] == 0:
                     ready.append(edge)
+
+
+def _add_forward(x, y):
+    """Of two gradients that meet; a kernel for `tinygrad_llm.ops.add` serves here too."""
+    return (x + y,)
 
 
 @contextlib.contextmanager

@@ -98,7 +98,9 @@ class Tensor:
 
     def accumulate_grad(self, gradient: np.ndarray) -> None:
         """Add `gradient`, an array of this tensor's shape and dtype, to `grad`."""
-        if self.grad is not None:
+        if gradient is self.grad_buffer:  # a backward has written it there, or added it
+            self.grad = gradient
+        elif self.grad is not None:
             self.grad += gradient
         elif self.grad_buffer is not None:
             self.grad_buffer[...] = gradient

@@ -11,11 +11,16 @@ import numpy as np
 from numba import prange
 
 from tinygrad_llm.kernels.numba.common import leaf
+from tinygrad_llm.memory import zeros
 from tinygrad_llm.ops.embedding import embedding_forward as embedding_forward
 
 
-def embedding_backward(dy, ids, shape, padding_idx):
-    dweight = np.zeros(shape, dy.dtype)
+def embedding_backward(dy, ids, shape, padding_idx, out):
+    dweight, add = out[0] if padding_idx is None else (None, False)
+    if dweight is None:
+        dweight = zeros(shape, dy.dtype)
+    elif not add:
+        dweight[...] = 0
     rows = np.ascontiguousarray(dy).reshape(-1, shape[1])  # (tokens, C)
     _add_rows(rows, ids.reshape(-1).astype(np.int64), dweight, min(numba.get_num_threads(), shape[1]))
     if padding_idx is not None:

@@ -129,6 +129,24 @@ def multiply(a, a_row, a_column, b, b_row, b_column, c, rows, columns, c_row, de
                             cut(edge, wide, c[y * c_row + x :], c_row, height, width, adds)
 
 
+def column_sums(x: np.ndarray) -> np.ndarray:
+    """The sum of x (M, N) over its rows: (N,). Each thread adds up columns of its own, row after row."""
+    sums = np.zeros(x.shape[1], x.dtype)
+    _add_columns(np.ascontiguousarray(x), sums, numba.get_num_threads())
+    return sums
+
+
+@leaf
+def _add_columns(x, sums, parts):
+    for part in prange(parts):
+        mine = slice(sums.size * part // parts, sums.size * (part + 1) // parts)
+        total = sums[mine]
+        for i in range(len(x)):
+            row = x[i, mine]
+            for j in range(total.size):
+                total[j] += row[j]
+
+
 @helper
 def cut(tile, wide, c, c_row, rows, columns, adds):
     """c = the first rows and columns of the tile, or +=."""

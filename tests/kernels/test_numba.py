@@ -27,6 +27,7 @@ def inputs_of(name: str) -> tuple[list, dict]:
     random = np.random.default_rng(3)
     normal, tokens = random.normal, random.integers(0, 33, size=257)
     return {
+        "add": ([normal(size=(257, 33)), normal(size=(257, 33))], {}),
         "attention": ([normal(size=(3, 2, 37, 9)) for _ in "qkv"], {"is_causal": True}),
         "cross_entropy": ([normal(size=(257, 33)), tokens], {}),
         "embedding": ([normal(size=(33, 97)), tokens], {}),

@@ -118,3 +118,13 @@ def attention(q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_causal=False
     if is_causal:
         s = s.masked_fill(~torch.ones_like(s, dtype=torch.bool).tril(), -torch.inf)
     return (F.softmax(s, -1) * keep / (1 - dropout_p)) @ v
+
+
+@oracle(
+    case(normal(7, 33), normal(97, 33, scale=0.2), normal(97), normal(33, 97, scale=0.2), normal(33)),
+    case(normal(2, 3, 33), normal(7, 33, scale=0.2), None, normal(33, 7, scale=0.2), None, approximate="tanh"),
+    case(normal(1, 1), normal(3, 1), normal(3), normal(1, 3), None),
+)
+def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, approximate="none"):
+    h = F.gelu(F.linear(x, fc_weight, fc_bias), approximate=approximate)
+    return F.linear(h, proj_weight, proj_bias)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 PAGE = 4096  # bytes
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3), in glibc
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3), in glibc
 
 
 def empty(shape: tuple[int, ...], dtype) -> np.ndarray:
@@ -43,5 +43,5 @@ def keep_freed_memory() -> None:
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the most that it takes: larger arrays still come from the system
+        mallopt(M_MMAP_MAX, 0)
         mallopt(M_TOP_PAD, 64 * 2**20)

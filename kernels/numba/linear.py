@@ -8,9 +8,7 @@ from tinygrad_llm.kernels.numba.product import column_sums, product
 
 
 def linear_forward(x, weight, bias=None):
-    y = product(x.reshape(-1, x.shape[-1]), weight.T).reshape(*x.shape[:-1], len(weight))
-    if bias is not None:
-        y += bias
+    y = product(x.reshape(-1, x.shape[-1]), weight.T, bias=bias).reshape(*x.shape[:-1], len(weight))
     return y, x, weight, bias is not None
 
 

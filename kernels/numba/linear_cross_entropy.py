@@ -2,37 +2,70 @@
 
 The products are `product`'s, a chunk of rows at a time. The softmax and its gradient are the loops of `cross_entropy`,
 the gradient written over the logits, so nothing else of their size is ever made.
+
+Where gradients are wanted, the forward makes them while it has a chunk's logits, as if dy were 1: the loss is one
+number, so the backward need only multiply them by dy (as in Liger Kernel, Hsu et al. 2024,
+https://arxiv.org/abs/2410.10989).
+That saves the fourth of four products, and costs an array as large as the weight until then. A loss for each row
+(`reduction="none"`) takes the page's own functions.
 """
 
+import numba
 import numpy as np
+from numba import prange
 
+from tinygrad_llm.kernels.numba.common import leaf
 from tinygrad_llm.kernels.numba.cross_entropy import row_gradients, row_losses
 from tinygrad_llm.kernels.numba.product import product
-from tinygrad_llm.ops.linear_cross_entropy import chunks
-from tinygrad_llm.ops.reduction import reduce
+from tinygrad_llm.memory import empty
+from tinygrad_llm.ops import linear_cross_entropy as page
+from tinygrad_llm.ops.linear_cross_entropy import ROWS, chunks
 
 
-def linear_cross_entropy_forward(h, weight, targets, ignore_index=-100, reduction="mean", label_smoothing=0.0):
+def linear_cross_entropy_forward(
+    h, weight, targets, ignore_index=-100, reduction="mean", label_smoothing=0.0, needs=(False, False)
+):
+    if reduction == "none":
+        y, *saved = page.forward(h, weight, targets, ignore_index, reduction, label_smoothing)
+        return y, page.backward, saved
     counts = targets != ignore_index
-    loss, highest, total = np.empty((3, len(h)), h.dtype)
-    for rows in chunks(len(h)):
-        x = product(h[rows], weight.T)  # (ROWS, V)
-        loss[rows], highest[rows], total[rows] = row_losses(x, targets[rows], counts[rows], label_smoothing)
     divisor = int(counts.sum()) if reduction == "mean" else 1
-    y = loss.sum() / divisor if reduction == "mean" else reduce(loss, reduction)
-    return y, h, weight, targets, counts, highest, total, label_smoothing, divisor
-
-
-def linear_cross_entropy_backward(dy, h, weight, targets, counts, highest, total, label_smoothing, divisor, needs):
-    dh = np.empty_like(h) if needs[0] else None
-    dweight = np.zeros_like(weight) if needs[1] else None
-    dloss = np.broadcast_to(dy / divisor, len(h))
+    with np.errstate(divide="ignore"):  # where no target counts the loss is NaN, and so is its gradient
+        loss, dloss = np.empty_like(h[:, 0]), np.full(len(h), np.divide(1, divisor), h.dtype)
+    dh = empty(h.shape, h.dtype) if needs[0] else None
+    dweight = empty(weight.shape, weight.dtype) if needs[1] else None
+    logits = empty((min(ROWS, len(h)), len(weight)), h.dtype)
     for rows in chunks(len(h)):
-        dx = x = product(h[rows], weight.T)
-        softmax = highest[rows], total[rows]
-        row_gradients(dloss[rows], x, targets[rows], counts[rows], *softmax, label_smoothing, dx)
+        x = product(h[rows], weight.T, logits[: len(h[rows])])
+        loss[rows], *softmax = row_losses(x, targets[rows], counts[rows], label_smoothing)
+        if needs[0] or needs[1]:
+            row_gradients(dloss[rows], x, targets[rows], counts[rows], *softmax, label_smoothing, x)
         if needs[0]:
-            dh[rows] = product(dx, weight)
+            product(x, weight, dh[rows])
         if needs[1]:
-            dweight += product(dx.T, h[rows])
-    return dh, dweight
+            product(x.T, h[rows], dweight, add=rows.start > 0)
+    return loss.sum() / divisor if reduction == "mean" else loss.sum(), _backward, (dh, dweight)
+
+
+def linear_cross_entropy_backward(dy, backward, saved, needs, out):
+    return backward(dy, *saved, out if backward is _backward else needs)
+
+
+def _backward(dy, dh, dweight, out):
+    return tuple(None if x is None else _scaled(x, dy, *place) for x, place in zip((dh, dweight), out, strict=False))
+
+
+def _scaled(x, factor, out=None, add=False):
+    """x times factor, in an array of its own, or written or added to `out`."""
+    out = empty(x.shape, x.dtype) if out is None else out
+    _scale(x.reshape(-1), x.dtype.type(factor), out.reshape(-1), add, numba.get_num_threads())
+    return out
+
+
+@leaf
+def _scale(x, factor, y, add, parts):
+    for part in prange(parts):
+        mine = slice(x.size * part // parts, x.size * (part + 1) // parts)
+        xs, ys = x[mine], y[mine]
+        for i in range(xs.size):
+            ys[i] = factor * xs[i] + ys[i] if add else factor * xs[i]

@@ -43,17 +43,18 @@ SCRATCH = (ROWS + PANELS * DEPTH) * WIDEST[0] + STRIPS * DEPTH * WIDEST[1]  # nu
 _local = threading.local()
 
 
-def product(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, add: bool = False) -> np.ndarray:
-    """a (M, K) times b (K, N): (M, N), all of one floating dtype. Transposed views are as good as any.
+def product(a, b, out=None, add=False, bias=None) -> np.ndarray:
+    """a (M, K) times b (K, N), plus bias (N,): (M, N), all of one floating dtype. Transposed views are as good as any.
 
     The result is written to `out`, or with `add` added to it, if that is given: an array whose rows are side by side.
     """
     (rows, depth), columns = a.shape, b.shape[1]
+    bias = np.zeros(columns, a.dtype) if bias is None else np.ascontiguousarray(bias)
     c = empty((rows, columns), a.dtype) if out is None else out
     if not c.size or not depth:
-        c[...] = c if add else 0
+        c[...] = c if add else bias
         return c
-    _product(*_flat(a), *_flat(b), c.reshape(rows, columns), depth, add, _scratch(a.dtype))
+    _product(*_flat(a), *_flat(b), c.reshape(rows, columns), depth, bias, add, _scratch(a.dtype))
     return c
 
 
@@ -105,12 +106,21 @@ pack_panels = packer(panel_width, panel_width)
 
 
 @helper
-def multiply(a, a_row, a_column, b, b_row, b_column, c, rows, columns, c_row, depth, add, scratch):
+def paste(x, x_row, y, y_row, rows, columns):
+    """Y = X, of so many rows and columns."""
+    for i in range(rows):
+        for j in range(columns):
+            y[i * y_row + j] = x[i * x_row + j]
+
+
+@helper
+def multiply(a, a_row, a_column, b, b_row, b_column, c, rows, columns, c_row, depth, bias, add, scratch):
     """One thread's part of C: `rows` rows, c_row numbers apart, of `columns` columns."""
     wide, step = panel_width(c), strip_step(c)
     edge, panels, strips = scratch, scratch[ROWS * wide :], scratch[(ROWS + PANELS * DEPTH) * wide :]
     for k in range(0, depth, DEPTH):
-        length, adds = min(DEPTH, depth - k), np.int64(add or k > 0)
+        length = min(DEPTH, depth - k)
+        s, s_row = (c, c_row) if add or k > 0 else (bias, 0)  # what the sum begins with
         for j in range(0, columns, PANELS * wide):
             right = min(columns, j + PANELS * wide)
             pack_panels(b, k * b_row + j * b_column, b_row, b_column, length, right - j, panels)
@@ -120,13 +130,15 @@ def multiply(a, a_row, a_column, b, b_row, b_column, c, rows, columns, c_row, de
                 for y in range(i, bottom, ROWS):
                     strip = (y - i) // ROWS * length * step
                     for x in range(j, right, wide):
-                        inside = y + ROWS <= rows and x + wide <= columns
-                        out, corner, row, plus = (c, y * c_row + x, c_row, adds) if inside else (edge, 0, wide, 0)
-                        panel = (x - j) * length
-                        multiply_tile(strips, strip, 1, step, panels, panel, wide, length, out, corner, row, plus)
-                        if not inside:
-                            height, width = min(ROWS, rows - y), min(wide, columns - x)
-                            cut(edge, wide, c[y * c_row + x :], c_row, height, width, adds)
+                        panel, before, after = (x - j) * length, y * s_row + x, y * c_row + x
+                        if y + ROWS <= rows and x + wide <= columns:
+                            tile = s, before, s_row, c, after, c_row
+                        else:  # larger than what is left of C
+                            paste(s[before:], s_row, edge, wide, min(ROWS, rows - y), min(wide, columns - x))
+                            tile = edge, 0, wide, edge, 0, wide
+                        multiply_tile(strips, strip, 1, step, panels, panel, wide, length, *tile)
+                        if y + ROWS > rows or x + wide > columns:
+                            paste(edge, wide, c[after:], c_row, min(ROWS, rows - y), min(wide, columns - x))
 
 
 def column_sums(x: np.ndarray) -> np.ndarray:
@@ -147,26 +159,17 @@ def _add_columns(x, sums, parts):
                 total[j] += row[j]
 
 
-@helper
-def cut(tile, wide, c, c_row, rows, columns, adds):
-    """c = the first rows and columns of the tile, or +=."""
-    for y in range(rows):
-        for x in range(columns):
-            number = tile[y * wide + x]
-            c[y * c_row + x] = c[y * c_row + x] + number if adds else number
-
-
 @leaf
-def _product(a, a_row, a_column, b, b_row, b_column, c, depth, add, scratch):
+def _product(a, a_row, a_column, b, b_row, b_column, c, depth, bias, add, scratch):
     (rows, columns), threads, wide = c.shape, len(scratch), panel_width(c)
     strips, panels, flat = (rows + ROWS - 1) // ROWS, (columns + wide - 1) // wide, c.reshape(-1)
     for t in prange(threads):
         if columns >= rows:
             first, last = panels * t // threads * wide, min(panels * (t + 1) // threads * wide, columns)
             right, left = first * b_column, 0
-            part = flat[first:], rows, last - first
+            part = flat[first:], rows, last - first, columns, depth, bias[first:]
         else:
             first, last = strips * t // threads * ROWS, min(strips * (t + 1) // threads * ROWS, rows)
             right, left = 0, first * a_row
-            part = flat[first * columns :], last - first, columns
-        multiply(a[left:], a_row, a_column, b[right:], b_row, b_column, *part, columns, depth, add, scratch[t])
+            part = flat[first * columns :], last - first, columns, columns, depth, bias
+        multiply(a[left:], a_row, a_column, b[right:], b_row, b_column, *part, add, scratch[t])

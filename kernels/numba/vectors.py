@@ -84,16 +84,17 @@ class Memory:
 
 
 @intrinsic
-def multiply_tile(typing_context, a, a_start, a_row, a_column, b, b_start, b_row, depth, c, c_start, c_row, add):
-    """C[i, :] = sum_k A[i, k] B[k, :], or += with `add`, for ROWS rows i, two vectors of columns, and k < depth."""
+def multiply_tile(
+    typing_context, a, a_start, a_row, a_column, b, b_start, b_row, depth, s, s_start, s_row, c, c_start, c_row
+):
+    """C[i, :] = S[i, :] + sum_k A[i, k] B[k, :] for ROWS rows i, two vectors of columns, and k < depth; S may be C."""
     count = lanes(c)
 
     def generate(context, builder, signature, arguments):
-        a, a_start, a_row, a_column, b, b_start, b_row, depth, c, c_start, c_row, add = arguments
-        a, b, c = (
-            Memory(context, builder, signature.args[position], array, start)
-            for position, array, start in ((0, a, a_start), (4, b, b_start), (8, c, c_start))
+        a, b, s, c = (
+            Memory(context, builder, signature.args[i], arguments[i], arguments[i + 1]) for i in (0, 4, 8, 11)
         )
+        a_row, a_column, b_row, depth, s_row, c_row = (arguments[i] for i in (2, 3, 6, 7, 10, 13))
         vector = ir.VectorType(c.number, count)
         fma_type, fma_name = ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{count}f{8 * c.size}"
         fma = cgutils.get_or_insert_function(builder.module, fma_type, fma_name)
@@ -121,19 +122,15 @@ def multiply_tile(typing_context, a, a_start, a_row, a_column, b, b_start, b_row
             phi.add_incoming(value, loop)
         builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, after)
 
-        # c[i, :] = sums[i, :], or +=
+        # c[i, :] = s[i, :] + sums[i, :]
         builder.position_at_end(after)
-        with builder.if_else(builder.icmp_signed("!=", add, INDEX(0))) as branches:
-            for adds, branch in zip((True, False), branches, strict=True):
-                with branch:
-                    for i, half in tile:
-                        address = builder.gep(c.at(c_row, i), [INDEX(half * count)])
-                        total = builder.fadd(c.load(address, count), added[i, half]) if adds else added[i, half]
-                        c.store(total, address)
+        for i, half in tile:
+            before_it = s.load(builder.gep(s.at(s_row, i), [INDEX(half * count)]), count)
+            c.store(builder.fadd(before_it, added[i, half]), builder.gep(c.at(c_row, i), [INDEX(half * count)]))
         return context.get_dummy_value()
 
-    three = (types.int64,) * 3
-    return types.void(a, *three, b, *three, c, *three), generate
+    two, three = (types.int64,) * 2, (types.int64,) * 3
+    return types.void(a, *three, b, *three, s, *two, c, *two), generate
 
 
 def splat(builder, value, vector):

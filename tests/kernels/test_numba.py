@@ -34,6 +34,7 @@ def inputs_of(name: str) -> tuple[list, dict]:
         "gelu": ([normal(size=1023)], {"approximate": "tanh"}),
         "layernorm": ([normal(size=(257, 97)), normal(size=97), normal(size=97)], {}),
         "linear": ([normal(size=(257, 97)), normal(size=(33, 97)), normal(size=33)], {}),
+        "mlp": ([normal(size=(257, 33)), normal(size=(97, 33)), normal(size=97), normal(size=(33, 97)), None], {}),
         "linear_cross_entropy": ([normal(size=(257, 97)), normal(size=(33, 97)), tokens], {}),
     }[name]
 

@@ -68,6 +68,7 @@ def test_the_result_is_written_or_added_where_it_is_wanted():
     assert product(a, b, out[0]) is not out and np.allclose(out[0], a @ b, atol=1e-4) and (out[1] == 1).all()
     product(a, b, out[1], add=True)
     np.testing.assert_allclose(out[1], 1 + a @ b, atol=1e-4)
+    np.testing.assert_allclose(product(a, b, bias=b[0]), a @ b + b[0], atol=1e-4)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="looks for x86's instructions")
@@ -76,7 +77,7 @@ def test_a_tile_is_made_of_vector_instructions():
 
     @numba.njit
     def tile(a, panel, c):
-        vectors.multiply_tile(a, 0, 33, 1, panel, 0, 32, 33, c, 0, 32, 0)
+        vectors.multiply_tile(a, 0, 33, 1, panel, 0, 32, 33, c, 0, 32, c, 0, 32)
 
     tile(np.ones(12 * 33, "f"), np.ones(33 * 32, "f"), np.ones(12 * 32, "f"))
     register = "zmm" if vectors.AVX512 else "ymm"

@@ -50,6 +50,7 @@ FAULTS = {
     ("numpy", "gelu"): (" * (1 + 3 * CUBIC * x * x)", ""),
     ("numpy", "dropout"): ("dy * _scale(p)", "dy"),
     ("numpy", "rotary"): ("dy * cos - turn", "dy * cos + turn"),
+    ("numpy", "mlp"): ("gelu_backward(da, h, approximate)", "da"),
     ("numpy", "attention"): (" - (dp * p).sum(axis=-1, keepdims=True)", ""),
     # losses
     ("numpy", "cross_entropy"): ("a.sum(axis=-1, keepdims=True) * ", ""),  # ignored rows
@@ -66,5 +67,6 @@ FAULTS = {
     ("numba", "attention"): ("(ds_row[j] - dot)", "ds_row[j]"),
     ("numba", "gelu"): (" * (one + three_cubic * a * a)", ""),
     ("numba", "cross_entropy"): ("-= (1 - label_smoothing) * dloss", "-= dloss"),
-    ("numba", "linear_cross_entropy"): ("dweight += product", "dweight[...] = product"),
+    ("numba", "linear_cross_entropy"): ("add=rows.start > 0", "add=False"),  # every chunk but the last
+    ("numba", "mlp"): ("dh = gelu_backward(da, h, approximate)", "dh = da"),
 }

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from tinygrad_llm import functional as F
-from tinygrad_llm import random
+from tinygrad_llm import ops, random
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.nn import Dropout, Embedding, KVCache, LayerNorm, Linear, Module, MultiHeadAttention, Parameter
 from tinygrad_llm.tensor import Tensor
@@ -78,7 +78,7 @@ class MLP(Module):
         self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(F.gelu(self.c_fc(x), self.approximate))
+        return ops.mlp(x, self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias, self.approximate)
 
 
 class Block(Module):

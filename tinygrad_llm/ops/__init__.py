@@ -31,6 +31,7 @@ from tinygrad_llm.ops.matmul import matmul
 from tinygrad_llm.ops.maximum import maximum
 from tinygrad_llm.ops.mean import mean
 from tinygrad_llm.ops.minimum import minimum
+from tinygrad_llm.ops.mlp import mlp
 from tinygrad_llm.ops.mse_loss import mse_loss
 from tinygrad_llm.ops.mul import mul
 from tinygrad_llm.ops.neg import neg

@@ -22,7 +22,7 @@ def empty(shape: tuple[int, ...], dtype) -> np.ndarray:
     if size < 4 * PAGE:
         return np.empty(shape, dtype)
     memory = np.empty(size + PAGE, np.uint8)
-    start = -memory.ctypes.data % PAGE
+    start = -memory.__array_interface__["data"][0] % PAGE
     return memory[start : start + size].view(dtype).reshape(shape)
 
 

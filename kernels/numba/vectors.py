@@ -12,13 +12,13 @@ All take one-dimensional arrays, where in them to start, and strides, all in num
 
 from collections.abc import Callable
 
-import llvmlite.binding as llvm
+import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-AVX512 = llvm.get_host_cpu_features().get("avx512f", False)
+AVX512 = "+avx512f" in (numba.config.CPU_FEATURES or "")
 BITS = 512 if AVX512 else 256  # of a vector; where a machine's are shorter, LLVM takes two
 ROWS = 12 if AVX512 else 6  # 2 ROWS accumulators, and three more, are the registers that there are
 

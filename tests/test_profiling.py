@@ -55,8 +55,8 @@ def test_rows_add_up_to_the_step(profiled):
 
 def test_calls_and_limits_are_those_of_one_step(profiled):
     rows = {row.name: row for row in profiled.rows()}
-    # per micro-batch two layers of four linear layers and of two norms, a last norm, and the loss
-    calls = {"linear": 16, "layernorm": 10, "linear_cross_entropy": 2, "clip_grad_norm": 1, "AdamW": 1}
+    # per micro-batch two layers of two linear layers, an MLP and two norms, a last norm, and the loss
+    calls = {"linear": 8, "mlp": 4, "layernorm": 10, "linear_cross_entropy": 2, "clip_grad_norm": 1, "AdamW": 1}
     assert {name: rows[name].calls for name in calls} == calls
     assert rows["clip_grad_norm"].limits["update"] == pytest.approx(4 * profiled_parameters() / 1e9)
     assert rows["AdamW"].limits["update"] == pytest.approx(7 * 4 * profiled_parameters() / 1e9)
@@ -91,7 +91,7 @@ def test_the_trace_nests(profiled, tmp_path):
     profiled.save_trace(tmp_path / "trace.json")
     names = check_trace(tmp_path / "trace.json", steps=2)
     assert {name: names.count(name) for name in ("step 0", "step 1", "forward", "update", "linear", "AdamW")} == {
-        "step 0": 1, "step 1": 1, "forward": 4, "update": 2, "linear": 2 * 2 * 16, "AdamW": 2,
+        "step 0": 1, "step 1": 1, "forward": 4, "update": 2, "linear": 2 * 2 * 8, "AdamW": 2,
     }  # fmt: skip
 
 

@@ -121,6 +121,18 @@ def attention(q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_causal=False
 
 
 @oracle(
+    case(normal(2, 7, 99), n_head=3),
+    case(normal(1, 97, 96), n_head=1),
+    case(normal(3, 33, 3 * 128), n_head=4),
+    case(normal(2, 33, 48), 2, booleans(2, 2, 33, 33, share=0.75), 0.25),
+    case(normal(1, 1, 3), n_head=1),
+)
+def attention_qkvpacked(qkv, n_head, keep=None, dropout_p=0.0):
+    q, k, v = qkv.unflatten(-1, (3, n_head, -1)).permute(2, 0, 3, 1, 4)  # (B, H, T, D)
+    return attention(q, k, v, None, keep, dropout_p, is_causal=True).transpose(1, 2).flatten(2)
+
+
+@oracle(
     case(normal(7, 33), normal(97, 33, scale=0.2), normal(97), normal(33, 97, scale=0.2), normal(33)),
     case(normal(2, 3, 33), normal(7, 33, scale=0.2), None, normal(33, 7, scale=0.2), None, approximate="tanh"),
     case(normal(1, 1), normal(3, 1), normal(3), normal(1, 3), None),

@@ -43,6 +43,15 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return ops.linear(input, weight, bias)
 
 
+def attention_qkvpacked(qkv: Tensor, n_head: int, dropout_p: float = 0.0) -> Tensor:
+    """Causal self-attention of (B, T, 3 C), query, key and value with their heads side by side: (B, T, C)."""
+    batch, length, width = qkv.shape
+    if width % (3 * n_head):
+        raise UserError(f"qkv {qkv.shape} does not hold query, key and value of {n_head} heads")
+    keep = _keep((batch, n_head, length, length), dropout_p) if dropout_p else None
+    return ops.attention_qkvpacked(qkv, n_head, keep, dropout_p)
+
+
 def embedding(input, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """The rows of weight (V, C) at the token ids `input` (...): (..., C). The row padding_idx receives no gradient.
 

@@ -1,131 +1,320 @@
-"""Attention that holds one row of scores at a time: `tinygrad_llm.ops.attention` has the definition and the derivation.
+"""Attention a strip of queries at a time: `tinygrad_llm.ops.attention` has the definition and the derivation.
 
 The (T, S) scores and probabilities are the largest arrays of a small GPT, and with a causal mask half of them is
-nothing. Here a thread takes one head, and of it one query after another: its scores are a row that stays in the cache,
-only as long as what the query may see, so that the masked half is never computed. Kept for the backward is y and, for
-each query, lse = log sum_j e^{s_j}, from which the backward makes the row again, p = e^{s - lse}, as in FlashAttention
-(Dao et al. 2022, https://arxiv.org/abs/2205.14135). The sum in ds needs no row either: sum_j dp_j p_j = dy · y.
+nothing. Here a thread takes one head, and of it as many queries as a tile of `vectors.multiply_tile` has rows. Their
+scores are a strip that stays in the cache, only as long as what they may see, so that of the masked half hardly any is
+made: scores, softmax and y = p v are done with it before the next strip begins. Kept for the backward is, for each
+query, lse = log sum_j e^{s_j}, from which it makes the strip again, p = e^{s - lse}, as in FlashAttention (Dao et al.
+2022, https://arxiv.org/abs/2205.14135).
 
-Every product here is a sum of rows, scores too: s = sum_d q_d K_d with K the keys transposed, (D, S). Such sums run
-along whole vector registers, and eight rows are added at a time, so that the result is read and written once for
-eight multiply-adds. For the same reason the backward gathers the rows of eight queries before it adds to dk and dv.
+All products are tiles. What meets the queries, k and v in s = q k^T and dp = dy v^T, is packed in panels, transposed;
+what the strips are multiplied with lies row by row. The backward adds to dk = ds^T q and dv = p^T dy after every BLOCK
+queries, so that these sums run over more than one strip. A thread finishes a head before the next, and the heads of q
+that share one of k and v are the same thread's, so no two threads write the same numbers.
 
-Masks, dropout, and sizes that broadcast or do not fit take the page's own functions.
+Rows and columns beyond the last are zeros, in scratch memory, so that every tile is whole. A zero does not hide what is
+not finite in v (0 · NaN is NaN): then queries go one by one, and only those that may see it do.
+
+Masks other than the causal one take the page's own functions.
 """
 
 import math
 
 import numpy as np
-from numba import prange
 
-from tinygrad_llm.kernels.numba.common import exp, helper, largest, leaf
+from tinygrad_llm.kernels.numba.common import helper
+from tinygrad_llm.kernels.numba.simd import (
+    exp,
+    keep_first,
+    keep_where,
+    largest,
+    load,
+    load_first,
+    maximum,
+    prefetch,
+    spread,
+    store,
+    store_first,
+    total,
+)
+from tinygrad_llm.kernels.numba.threads import scratch, threaded
+from tinygrad_llm.kernels.numba.vectors import BITS, ROWS, lanes, multiply_tile, panel_width, transpose
+from tinygrad_llm.memory import empty
 from tinygrad_llm.ops import attention as page
 
-QUERIES = 8  # that the backward gathers
+BLOCK = 4 * ROWS  # queries whose part of dk and dv is added at once
+NO_DROPOUT = np.empty(0, bool)
+transpose_panel = transpose(panel_width)
 
 
 def attention_forward(q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_causal=False, scale=None):
     same_sizes = q.ndim == 4 and k.shape == v.shape and q.shape[::3] == k.shape[::3] and q.shape[1] % k.shape[1] == 0
-    if attn_mask is not None or keep is not None or not same_sizes:
+    same_sizes = same_sizes and (keep is None or keep.shape == (*q.shape[:3], k.shape[2]))
+    if attn_mask is not None or not same_sizes or not q.size or not k.size:
         y, *saved = page.forward(q, k, v, attn_mask, keep, dropout_p, is_causal, scale)
         return y, page.backward, saved
-    scale = q.dtype.type(1 / math.sqrt(q.shape[-1]) if scale is None else scale)
     q, k, v = (np.ascontiguousarray(x) for x in (q, k, v))
-    y, lse = np.empty(q.shape, q.dtype), np.empty(q.shape[:-1], q.dtype)
-    _forward(q, k, v, scale, is_causal, y, lse)
-    return y, _backward, (q, k, v, y, lse, scale, is_causal)
+    shape = (*q.shape[:2], k.shape[1], q.shape[2], *k.shape[2:])
+    settings = Settings(q.dtype, shape, keep, dropout_p, is_causal, scale)
+    strides = strides_of(q), strides_of(k), strides_of(q)
+    y = empty(q.shape, q.dtype)
+    lse = settings.forward(q.reshape(-1), k.reshape(-1), v.reshape(-1), y.reshape(-1), strides)
+    return y, _backward, (q, k, v, lse, settings, strides)
 
 
 def attention_backward(dy, backward, saved, needs):
     return backward(dy, *saved, needs)
 
 
-def _backward(dy, q, k, v, y, lse, scale, is_causal, needs):
-    dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
-    _backward_heads(np.ascontiguousarray(dy), q, k, v, y, lse, scale, is_causal, dq, dk, dv)
-    return dq, dk, dv
+def _backward(dy, q, k, v, lse, settings, strides, needs):
+    gradients = [empty(x.shape, x.dtype) for x in (q, k, v)]
+    arrays = [x.reshape(-1) for x in (np.ascontiguousarray(dy), q, k, v, *gradients)]
+    settings.backward(*arrays, lse, strides)
+    return tuple(gradients)
 
 
-@leaf
-def _forward(q, k, v, scale, is_causal, y, lse):
-    heads, shared = q.shape[1], q.shape[1] // k.shape[1]
-    for i in prange(q.shape[0] * heads):
+def strides_of(x) -> tuple[int, int, int]:
+    """How many numbers the batches, heads and rows of a contiguous (B, H, T, D) are apart."""
+    _, heads, rows, size = x.shape
+    return heads * rows * size, rows * size, size
+
+
+class Settings:
+    """What forward and backward have in common. `shape` is (B, H, H_kv, T, S, D)."""
+
+    def __init__(self, dtype, shape, keep, dropout_p, is_causal, scale):
+        self.dtype, self.shape, self.is_causal = dtype, shape, bool(is_causal)
+        self.keep = NO_DROPOUT if keep is None else np.ascontiguousarray(keep).reshape(-1)
+        self.factor = dtype.type(1 / (1 - dropout_p))
+        self.scale = dtype.type(1 / math.sqrt(shape[-1]) if scale is None else scale)
+
+    def forward(self, q, k, v, y, strides) -> np.ndarray:
+        """Fill y and return lse (B, H, T). The arrays are flat, `strides` those of q's, k's and y's (B, H, T)."""
+        lse = np.empty((self.shape[0], self.shape[1], self.shape[3]), self.dtype)
+        _forward(q, k, v, y, lse, *self._arguments(strides))
+        return lse
+
+    def backward(self, dy, q, k, v, dq, dk, dv, lse, strides) -> None:
+        """Fill dq, dk and dv, which have the strides of q and k, as dy has those of y."""
+        _backward_heads(dy, q, k, v, dq, dk, dv, lse, *self._arguments(strides))
+
+    def _arguments(self, strides) -> tuple:
+        wide = 2 * BITS // 8 // self.dtype.itemsize
+        width, length = (-(-n // wide) * wide for n in (self.shape[5], self.shape[4]))
+        strips = 2 * BLOCK * (width + length + wide) + (ROWS + 1) * (width + length + wide)
+        size = 3 * length * width + 2 * (length + ROWS) * width + strips + 4 * wide
+        shape, strides = np.array(self.shape), np.array(strides)
+        return self.keep, shape, strides, self.scale, self.factor, self.is_causal, scratch(size, self.dtype)
+
+
+@helper
+def tiles(x, a, a_row, a_column, b, b_panel, b_row, depth, s, c, c_row, columns):
+    """C = S + A B in the array x, ROWS rows and so many columns of them. S is C if s == c, else one row for all."""
+    wide = panel_width(x)
+    s_row, s_step = (c_row, 1) if s == c else (0, 0)
+    for j in range(0, columns, wide):
+        before, panel = s + j * s_step, b + j // wide * b_panel
+        multiply_tile(x, a, a_row, a_column, x, panel, b_row, depth, x, before, s_row, x, c + j, c_row)
+
+
+@helper
+def clear(x, start, end):
+    """x[start:end] = 0"""
+    for j in range(start, end, lanes(x)):
+        store(x, j, spread(x, 0.0))
+
+
+@helper
+def read_rows(x, start, row, y, to, width, rows, size):
+    """Y, `width` numbers a row, = `rows` rows of X of `size` numbers, `row` apart."""
+    for i in range(rows):
+        for j in range(0, size, lanes(x)):
+            store(y, to + i * width + j, load_first(x, start + i * row + j, size - j))
+
+
+@helper
+def write_row(x, start, factor, y, to, size):
+    """y[to : to + size] = factor x[start:]"""
+    for j in range(0, size, lanes(x)):
+        store_first(y, to + j, load(x, start + j) * factor, size - j)
+
+
+@helper
+def pack_transposed(x, rows, width, length, columns):
+    """The matrix of `length` rows as panels of its transpose: a panel has two vectors' rows, one for each column."""
+    wide = panel_width(x)
+    for r in range(0, length, wide):
+        for d in range(0, width, lanes(x)):
+            transpose_panel(x, rows + r * width + d, width, x, columns + r * width + d * wide, wide)
+
+
+@helper
+def finite(x, start, end):
+    """Whether x[start:end] has neither NaN nor infinity."""
+    sums = spread(x, 0.0)
+    for j in range(start, end, lanes(x)):
+        sums = sums + load(x, j) * 0.0
+    return total(sums) == 0
+
+
+@helper
+def fetch(x, start, size):
+    """Ask for a row that is wanted soon."""
+    for j in range(0, size, 64 // x.itemsize):
+        prefetch(x, start + j)
+    prefetch(x, start + size - 1)
+
+
+@helper
+def drop(x, start, keep, at, size, factor):
+    """Dropout of a row."""
+    for j in range(0, size, lanes(x)):
+        store(x, start + j, keep_where(load(x, start + j) * factor, keep, at + j, size - j))
+
+
+@helper
+def softmax(x, start, seen, size, scale):
+    """Turn a row of q k^T into e^{s - max s}, 0 from `seen` on; lse, and what makes the row sum to 1."""
+    top = spread(x, -np.inf)
+    for j in range(0, size, lanes(x)):
+        s = keep_first(load(x, start + j) * scale, seen - j, -np.inf)
+        store(x, start + j, s)
+        top = maximum(top, s)
+    highest, sums = largest(top), spread(x, 0.0)
+    for j in range(0, size, lanes(x)):
+        p = exp(load(x, start + j) - highest)
+        store(x, start + j, p)
+        sums = sums + p
+    s = total(sums)
+    return highest + np.log(s), 1 / s
+
+
+@helper
+def softmax_backward(x, p_start, ds_start, lse, seen, size, scale):
+    """Turn rows of q k^T and dp into p and scale ds, ds = p (dp - sum_j dp_j p_j)."""
+    sums = spread(x, 0.0)
+    for j in range(0, size, lanes(x)):
+        p = exp(keep_first(load(x, p_start + j) * scale, seen - j, -np.inf) - lse)
+        store(x, p_start + j, p)
+        sums = sums + p * load(x, ds_start + j)
+    dot = total(sums)
+    for j in range(0, size, lanes(x)):
+        store(x, ds_start + j, load(x, p_start + j) * (load(x, ds_start + j) - dot) * scale)
+
+
+@threaded
+def _forward(thread, threads, q, k, v, y, lse, keep, shape, strides, scale, factor, is_causal, scratch):
+    batch, heads, groups, queries, keys, size = shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]
+    x, zeros, one, wide = scratch[thread], np.int64(0), np.int64(1), np.int64(panel_width(scratch))
+    width, length = (size + wide - 1) // wide * wide, (keys + wide - 1) // wide * wide
+    row, q_row, k_row, y_row = length + wide, strides[0, 2], strides[1, 2], strides[2, 2]
+    # where in the scratch memory what begins
+    k_columns = zeros + wide
+    v_rows = k_columns + length * width
+    strip = v_rows + length * width
+    scores = strip + ROWS * width
+    out = scores + ROWS * row
+    inverses = out + ROWS * width
+    clear(x, zeros, inverses)
+    for i in range(batch * heads * thread // threads, batch * heads * (thread + 1) // threads):
         b, h = i // heads, i % heads
-        attend(q[b, h], k[b, h // shared], v[b, h // shared], scale, is_causal, y[b, h], lse[b, h])
+        q_start, y_start = b * strides[0, 0] + h * strides[0, 1], b * strides[2, 0] + h * strides[2, 1]
+        k_start = b * strides[1, 0] + h * groups // heads * strides[1, 1]
+        next_start = (i + 1) // heads * strides[1, 0] + (i + 1) % heads * groups // heads * strides[1, 1]
+        read_rows(k, k_start, k_row, x, v_rows, width, keys, size)
+        pack_transposed(x, v_rows, width, length, k_columns)
+        read_rows(v, k_start, k_row, x, v_rows, width, keys, size)
+        tall = ROWS if finite(x, v_rows, strip) else 1
+        for start in range(0, queries, tall):
+            count = min(tall, queries - start)
+            seen = min(start + count, keys) if is_causal else keys
+            read_rows(q, q_start + start * q_row, q_row, x, strip, width, count, size)
+            tiles(x, strip, width, one, k_columns, width * wide, wide, size, zeros, scores, row, seen)
+            for r in range(count):
+                t = start + r
+                mine = min(t + 1, keys) if is_causal else keys
+                fetch(k, next_start + t * k_row, size)
+                fetch(v, next_start + t * k_row, size)
+                fetch(q, q_start + (t + ROWS) * q_row, size)
+                fetch(y, y_start + t * y_row, size)
+                lse[b, h, t], x[inverses + r] = softmax(x, scores + r * row, mine, seen, scale)
+                if keep.size:
+                    drop(x, scores + r * row, keep, ((b * heads + h) * queries + t) * keys, mine, factor)
+            tiles(x, scores, row, one, v_rows, wide, width, seen, zeros, out, width, size)
+            for r in range(count):
+                write_row(x, out + r * width, x[inverses + r], y, y_start + (start + r) * y_row, size)
 
 
-@leaf
-def _backward_heads(dy, q, k, v, y, lse, scale, is_causal, dq, dk, dv):
-    heads, shared = k.shape[1], q.shape[1] // k.shape[1]
-    for i in prange(k.shape[0] * heads):
-        b, g = i // heads, i % heads
-        for h in range(g * shared, (g + 1) * shared):  # one thread, since their gradients meet in dk[b, g]
-            head = dy[b, h], q[b, h], k[b, g], v[b, g], y[b, h], lse[b, h]
-            attend_backward(*head, scale, is_causal, dq[b, h], dk[b, g], dv[b, g])
-
-
-@helper
-def attend(q, k, v, scale, is_causal, y, lse):
-    (queries, keys), one, k_columns = (len(q), len(k)), q.dtype.type(1), k.T.copy()  # (D, S)
-    scores = np.empty(keys, q.dtype)
-    for t in range(queries):
-        p, total = scores[: min(t + 1, keys) if is_causal else keys], q.dtype.type(0)
-        weighted_sum(scale, q[t], k_columns, p)
-        highest = largest(p)
-        for j in range(p.size):
-            p[j] = exp(p[j] - highest)
-            total += p[j]
-        weighted_sum(one / total, p, v, y[t])
-        lse[t] = highest + np.log(total)
-
-
-@helper
-def attend_backward(dy, q, k, v, y, lse, scale, is_causal, dq, dk, dv):
-    (queries, keys), one, k_columns, v_columns = (len(q), len(k)), q.dtype.type(1), k.T.copy(), v.T.copy()  # (D, S)
-    p, ds = np.empty((QUERIES, keys), q.dtype), np.empty((QUERIES, keys), q.dtype)
-    for start in range(0, queries, QUERIES):
-        stop = min(start + QUERIES, queries)
-        count, longest = stop - start, min(stop, keys) if is_causal else keys
-        for t in range(start, stop):
-            seen = min(t + 1, keys) if is_causal else keys
-            p_row, ds_row, row_lse, dot = p[t - start, :seen], ds[t - start, :seen], lse[t], q.dtype.type(0)
-            weighted_sum(scale, q[t], k_columns, p_row)
-            weighted_sum(scale, dy[t], v_columns, ds_row)
-            for d in range(q.shape[1]):
-                dot += scale * dy[t, d] * y[t, d]
-            for j in range(seen):
-                p_row[j] = exp(p_row[j] - row_lse)
-                ds_row[j] = p_row[j] * (ds_row[j] - dot)
-            p[t - start, seen:longest] = 0
-            ds[t - start, seen:longest] = 0
-            weighted_sum(one, ds_row, k, dq[t])
-        for j in range(longest):
-            add_weighted_sum(p[:count, j], dy[start:stop], dv[j])
-            add_weighted_sum(ds[:count, j], q[start:stop], dk[j])
-
-
-@helper
-def weighted_sum(scale, factors, rows, out):
-    """out = scale sum_k factors[k] rows[k], of each row as much as out is long."""
-    out[:] = 0
-    add_weighted_sum(factors, rows, out)
-    for i in range(out.size):
-        out[i] *= scale
-
-
-@helper
-def add_weighted_sum(factors, rows, out):
-    """out += sum_k factors[k] rows[k]."""
-    size, eights = out.size, factors.size // 8 * 8
-    for k in range(0, eights, 8):
-        r0, r1, r2, r3 = rows[k, :size], rows[k + 1, :size], rows[k + 2, :size], rows[k + 3, :size]
-        r4, r5, r6, r7 = rows[k + 4, :size], rows[k + 5, :size], rows[k + 6, :size], rows[k + 7, :size]
-        f0, f1, f2, f3 = factors[k], factors[k + 1], factors[k + 2], factors[k + 3]
-        f4, f5, f6, f7 = factors[k + 4], factors[k + 5], factors[k + 6], factors[k + 7]
-        for i in range(size):
-            first = f0 * r0[i] + f1 * r1[i] + f2 * r2[i] + f3 * r3[i]
-            out[i] += first + f4 * r4[i] + f5 * r5[i] + f6 * r6[i] + f7 * r7[i]
-    for k in range(eights, factors.size):
-        row, factor = rows[k, :size], factors[k]
-        for i in range(size):
-            out[i] += factor * row[i]
+@threaded
+def _backward_heads(
+    thread, threads, dy, q, k, v, dq, dk, dv, lse, keep, shape, strides, scale, factor, is_causal, scratch
+):
+    batch, heads, groups, queries, keys, size = shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]
+    x, zeros, one, wide = scratch[thread], np.int64(0), np.int64(1), np.int64(panel_width(scratch))
+    width, length = (size + wide - 1) // wide * wide, (keys + wide - 1) // wide * wide
+    row, q_row, k_row, y_row = length + wide, strides[0, 2], strides[1, 2], strides[2, 2]
+    shared, unit = heads // groups, scratch.dtype.type(1)
+    # where in the scratch memory what begins
+    k_columns = zeros + wide
+    v_columns = k_columns + length * width
+    k_rows = v_columns + length * width
+    q_rows = k_rows + length * width
+    dy_rows = q_rows + BLOCK * width
+    p = dy_rows + BLOCK * width
+    ds = p + BLOCK * row
+    out = ds + BLOCK * row
+    dk_rows = out + ROWS * width
+    dv_rows = dk_rows + (keys + ROWS) * width
+    end = dv_rows + (keys + ROWS) * width
+    clear(x, zeros, end)
+    for i in range(batch * groups * thread // threads, batch * groups * (thread + 1) // threads):
+        b, g = i // groups, i % groups
+        k_start = b * strides[1, 0] + g * strides[1, 1]
+        next_start = (i + 1) // groups * strides[1, 0] + (i + 1) % groups * strides[1, 1]
+        read_rows(v, k_start, k_row, x, k_rows, width, keys, size)
+        pack_transposed(x, k_rows, width, length, v_columns)
+        read_rows(k, k_start, k_row, x, k_rows, width, keys, size)
+        pack_transposed(x, k_rows, width, length, k_columns)
+        clear(x, dk_rows, end)
+        for h in range(g * shared, (g + 1) * shared):
+            q_start, y_start = b * strides[0, 0] + h * strides[0, 1], b * strides[2, 0] + h * strides[2, 1]
+            for start in range(0, queries, BLOCK):
+                block = min(BLOCK, queries - start)
+                read_rows(q, q_start + start * q_row, q_row, x, q_rows, width, block, size)
+                read_rows(dy, y_start + start * y_row, y_row, x, dy_rows, width, block, size)
+                for top in range(0, block, ROWS):
+                    count, at, s_at, dp_at = min(ROWS, block - top), top * width, p + top * row, ds + top * row
+                    seen = min(start + top + ROWS, keys) if is_causal else keys
+                    # s = scale q k^T and dp = dy v^T
+                    tiles(x, q_rows + at, width, one, k_columns, width * wide, wide, size, zeros, s_at, row, seen)
+                    tiles(x, dy_rows + at, width, one, v_columns, width * wide, wide, size, zeros, dp_at, row, seen)
+                    for r in range(top, top + count):
+                        t = start + r
+                        mine = min(t + 1, keys) if is_causal else keys
+                        kept = ((b * heads + h) * queries + t) * keys
+                        fetch(k, next_start + t * k_row, size)
+                        fetch(v, next_start + t * k_row, size)
+                        fetch(dk, k_start + t * k_row, size)
+                        fetch(dv, k_start + t * k_row, size)
+                        fetch(q, q_start + (t + BLOCK) * q_row, size)
+                        fetch(dy, y_start + (t + BLOCK) * y_row, size)
+                        fetch(dq, q_start + t * q_row, size)
+                        if keep.size:
+                            drop(x, ds + r * row, keep, kept, mine, factor)
+                        softmax_backward(x, p + r * row, ds + r * row, lse[b, h, t], mine, seen, scale)
+                        if keep.size:
+                            drop(x, p + r * row, keep, kept, mine, factor)
+                    # dq = scale ds k
+                    tiles(x, dp_at, row, one, k_rows, wide, width, seen, zeros, out, width, size)
+                    for r in range(count):
+                        write_row(x, out + r * width, unit, dq, q_start + (start + top + r) * q_row, size)
+                for j in range(0, min(start + block, keys) if is_causal else keys, ROWS):
+                    skip = max(0, j - start) if is_causal else zeros  # queries that see nothing of these keys
+                    left, right, depth = skip * row + j, skip * width, block - skip
+                    dv_at, dk_at = dv_rows + j * width, dk_rows + j * width
+                    # dv += p^T dy and dk += scale ds^T q
+                    tiles(x, p + left, one, row, dy_rows + right, wide, width, depth, dv_at, dv_at, width, size)
+                    tiles(x, ds + left, one, row, q_rows + right, wide, width, depth, dk_at, dk_at, width, size)
+        for r in range(keys):
+            write_row(x, dk_rows + r * width, unit, dk, k_start + r * k_row, size)
+            write_row(x, dv_rows + r * width, unit, dv, k_start + r * k_row, size)

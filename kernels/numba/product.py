@@ -17,13 +17,12 @@ result depends on nothing but the operands. Rows go to threads as in the other k
 what it left in its cache.
 """
 
-import threading
-
 import numba
 import numpy as np
 from numba import prange
 
 from tinygrad_llm.kernels.numba.common import helper, leaf
+from tinygrad_llm.kernels.numba.threads import scratch, threaded
 from tinygrad_llm.kernels.numba.vectors import (
     ROWS,
     copy,
@@ -40,7 +39,6 @@ DEPTH, PANELS, STRIPS = 384, 16, 8
 WIDEST = 32, 16  # a tile's columns, and a strip's numbers for each k, in any dtype and on any machine
 SCRATCH = (ROWS + PANELS * DEPTH) * WIDEST[0] + STRIPS * DEPTH * WIDEST[1]  # numbers that a thread cuts and packs into
 
-_local = threading.local()
 
 
 def product(a, b, out=None, add=False, bias=None) -> np.ndarray:
@@ -54,7 +52,7 @@ def product(a, b, out=None, add=False, bias=None) -> np.ndarray:
     if not c.size or not depth:
         c[...] = c if add else bias
         return c
-    _product(*_flat(a), *_flat(b), c.reshape(rows, columns), depth, bias, add, _scratch(a.dtype))
+    _product(*_flat(a), *_flat(b), c.reshape(-1), rows, columns, depth, bias, add, scratch(SCRATCH, a.dtype))
     return c
 
 
@@ -63,15 +61,6 @@ def _flat(x: np.ndarray) -> tuple[np.ndarray, int, int]:
     if x.flags.f_contiguous:
         return x.T.reshape(-1), 1, x.shape[0]
     return np.ascontiguousarray(x).reshape(-1), x.shape[1], 1
-
-
-def _scratch(dtype) -> np.ndarray:
-    """A row for each thread, kept: it is still in the cache when the next product wants it."""
-    kept = _local.__dict__
-    key = dtype.char, numba.get_num_threads()
-    if key not in kept:
-        kept[key] = empty((key[1], SCRATCH), dtype)
-    return kept[key]
 
 
 def packer(width, step):
@@ -159,17 +148,18 @@ def _add_columns(x, sums, parts):
                 total[j] += row[j]
 
 
-@leaf
-def _product(a, a_row, a_column, b, b_row, b_column, c, depth, bias, add, scratch):
-    (rows, columns), threads, wide = c.shape, len(scratch), panel_width(c)
-    strips, panels, flat = (rows + ROWS - 1) // ROWS, (columns + wide - 1) // wide, c.reshape(-1)
-    for t in prange(threads):
-        if columns >= rows:
-            first, last = panels * t // threads * wide, min(panels * (t + 1) // threads * wide, columns)
-            right, left = first * b_column, 0
-            part = flat[first:], rows, last - first, columns, depth, bias[first:]
-        else:
-            first, last = strips * t // threads * ROWS, min(strips * (t + 1) // threads * ROWS, rows)
-            right, left = 0, first * a_row
-            part = flat[first * columns :], last - first, columns, columns, depth, bias
-        multiply(a[left:], a_row, a_column, b[right:], b_row, b_column, *part, add, scratch[t])
+@threaded
+def _product(thread, threads, a, a_row, a_column, b, b_row, b_column, c, rows, columns, depth, bias, add, scratch):
+    wide = panel_width(c)
+    if columns >= rows:
+        panels = (columns + wide - 1) // wide
+        first, last = panels * thread // threads * wide, min(panels * (thread + 1) // threads * wide, columns)
+        b, c, bias = b[first * b_column :], c[first:], bias[first:]
+        height, width = rows, last - first
+    else:
+        strips = (rows + ROWS - 1) // ROWS
+        first, last = strips * thread // threads * ROWS, min(strips * (thread + 1) // threads * ROWS, rows)
+        a, c = a[first * a_row :], c[first * columns :]
+        height, width = last - first, columns
+    part = c, height, width, columns
+    multiply(a, a_row, a_column, b, b_row, b_column, *part, depth, bias, add, scratch[thread])

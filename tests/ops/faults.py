@@ -52,6 +52,7 @@ FAULTS = {
     ("numpy", "rotary"): ("dy * cos - turn", "dy * cos + turn"),
     ("numpy", "mlp"): ("gelu_backward(da, h, approximate)", "da"),
     ("numpy", "attention"): (" - (dp * p).sum(axis=-1, keepdims=True)", ""),
+    ("numpy", "attention_qkvpacked"): ("part[...] = gradient", "part[...] = dq"),
     # losses
     ("numpy", "cross_entropy"): ("a.sum(axis=-1, keepdims=True) * ", ""),  # ignored rows
     ("numpy", "nll_loss"): (" / divisor", ""),
@@ -64,7 +65,8 @@ FAULTS = {
     ("numba", "embedding"): ("total[c] += row[c]", "total[c] = row[c]"),
     ("numba", "linear"): ("column_sums(rows_dy)", "rows_dy.mean(axis=0)"),
     ("numba", "layernorm"): (" - xhat * mean_g_xhat", ""),
-    ("numba", "attention"): ("(ds_row[j] - dot)", "ds_row[j]"),
+    ("numba", "attention"): ("(load(x, ds_start + j) - dot)", "load(x, ds_start + j)"),
+    ("numba", "attention_qkvpacked"): ("ascontiguousarray(dy)", "ascontiguousarray(-dy)"),
     ("numba", "gelu"): (" * (one + three_cubic * a * a)", ""),
     ("numba", "cross_entropy"): ("-= (1 - label_smoothing) * dloss", "-= dloss"),
     ("numba", "linear_cross_entropy"): ("add=rows.start > 0", "add=False"),  # every chunk but the last

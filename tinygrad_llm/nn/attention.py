@@ -102,16 +102,17 @@ class MultiHeadAttention(Module):
         self.c_proj = Linear(n_embd, n_embd, bias)
 
     def forward(self, x: Tensor, cache: "KVCache | None" = None) -> Tensor:
-        q, k, v = (split_heads(part, self.n_head) for part in self.c_attn(x).split(x.size(-1), -1))  # (B, H, T, D)
+        qkv = self.c_attn(x)
+        if cache is None:
+            return self.c_proj(F.attention_qkvpacked(qkv, self.n_head, self.dropout if self.training else 0.0))
+        q, k, v = (split_heads(part, self.n_head) for part in qkv.split(x.size(-1), -1))  # (B, H, T, D)
+        past = cache.length
+        k, v = cache.append(k, v)
         mask = None
-        if cache is not None:
-            past = cache.length
-            k, v = cache.append(k, v)
-            if past and q.size(-2) > 1:  # with nothing before them, `is_causal` says it all; one token sees everything
-                mask = np.tri(q.size(-2), k.size(-2), past, dtype=bool)
+        if past and q.size(-2) > 1:  # with nothing before them, `is_causal` says it all; one token sees everything
+            mask = np.tri(q.size(-2), k.size(-2), past, dtype=bool)
         causal = mask is None and q.size(-2) == k.size(-2)
-        dropout = self.dropout if self.training else 0.0
-        return self.c_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)))
+        return self.c_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)))
 
 
 class KVCache:

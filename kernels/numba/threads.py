@@ -1,0 +1,109 @@
+"""Leaves that compile fast: a plain function of (thread, threads, ...) that every thread runs.
+
+Numba compiles a loop over threads together with all that is in it, several times over, which for `product` and
+`attention` takes ten seconds each. Here the loop is apart, compiled once for all: it is given the address of a function
+and that of the function's arguments, and calls the one with the other on every thread.
+"""
+
+import threading
+from collections.abc import Callable
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from tinygrad_llm.kernels.numba.common import FASTMATH, VERSION
+from tinygrad_llm.memory import empty
+
+INDEX = ir.IntType(64)
+THREE = (types.int64,) * 3
+_kept = threading.local()
+
+
+def threaded(function: Callable) -> Callable:
+    """Compile `function(thread, threads, *arguments)`, which returns nothing, and run it on Numba's threads.
+
+    The result takes the arguments: arrays, whose layout is always the same, and numbers.
+    """
+    function.__qualname__ += f"_{VERSION}"
+    options = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": FASTMATH}
+    compiled = numba.njit(no_cpython_wrapper=True, **options)(function)
+    addresses: dict[tuple, tuple[int, int]] = {}
+
+    def run(*arguments) -> None:
+        key = tuple([x.dtype if hasattr(x, "dtype") else type(x) for x in arguments])
+        if key not in addresses:
+            types_ = types.int64, types.int64, *(numba.typeof(x) for x in arguments)
+            addresses[key] = _address(_on_each_thread, THREE), _address(compiled, types_)
+        _launch(*addresses[key], numba.get_num_threads(), arguments)
+
+    return run
+
+
+def scratch(size: int, dtype) -> np.ndarray:
+    """(threads, at least size): memory for each thread to work in, kept: it is in the cache when it is wanted again."""
+    kept, key = _kept.__dict__, (dtype.char, numba.get_num_threads())
+    if key not in kept or kept[key].shape[1] < size:
+        kept[key] = empty((key[1], size), dtype)
+    return kept[key]
+
+
+def _address(compiled, signature: tuple) -> int:
+    """Where the machine code for arguments of these types is, compiled or read from the cache."""
+    compiled.compile(signature)
+    code = compiled.overloads[signature]
+    return code.library.get_pointer_to_function(code.fndesc.llvm_cfunc_wrapper_name)
+
+
+@numba.njit(parallel=True, nogil=True, cache=True)
+def _on_each_thread(function, data, threads):
+    for thread in prange(threads):
+        _call(function, np.int64(thread), threads, data)
+
+
+@numba.njit(nogil=True, cache=True)
+def _launch(on_each_thread, function, threads, arguments):
+    caller, data = _pack(function, arguments)
+    _call(on_each_thread, caller, data, threads)
+
+
+@intrinsic
+def _call(typing_context, function, a, b, c):
+    """Call the function at this address with three whole numbers."""
+
+    def generate(context, builder, signature, values):
+        function, *rest = values
+        builder.call(builder.inttoptr(function, ir.FunctionType(ir.VoidType(), [INDEX] * 3).as_pointer()), rest)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, *THREE), generate
+
+
+@intrinsic
+def _pack(typing_context, function, arguments):
+    """(the address of a function of thread, threads and data that calls the one at `function`, the data's address).
+
+    The data is `function` and the arguments, side by side in memory.
+    """
+
+    def generate(context, builder, signature, values):
+        kinds = [INDEX, *(context.get_value_type(kind) for kind in arguments)]
+        data = ir.LiteralStructType(kinds)
+        name = builder.module.get_unique_name("caller")
+        caller = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [INDEX] * 3), name)
+        caller.linkage = "internal"
+        inside = ir.IRBuilder(caller.append_basic_block())
+        thread, threads, place = caller.args
+        target, *loaded = cgutils.unpack_tuple(inside, inside.load(inside.inttoptr(place, data.as_pointer())))
+        kind = ir.FunctionType(context.get_value_type(types.none), [INDEX, INDEX, *kinds[1:]])
+        inside.call(inside.inttoptr(target, kind.as_pointer()), [thread, threads, *loaded])
+        inside.ret_void()
+        memory = cgutils.alloca_once(builder, data)
+        content = [values[0], *cgutils.unpack_tuple(builder, values[1])]
+        builder.store(cgutils.make_anonymous_struct(builder, content, data), memory)
+        return cgutils.pack_array(builder, [builder.ptrtoint(caller, INDEX), builder.ptrtoint(memory, INDEX)])
+
+    return types.UniTuple(types.int64, 2)(function, arguments), generate

@@ -147,6 +147,23 @@ def test_linear_cross_entropy_never_holds_all_the_logits():
     assert peak < rows * vocabulary * 4  # one float32 array of all the logits
 
 
+def test_packed_attention_is_that_of_its_parts_with_the_same_dropout():
+    qkv, dy = normal(2, 7, 24), np.random.default_rng(1).normal(size=(2, 7, 8))
+    results = []
+    for packed in (True, False):
+        manual_seed(5)
+        x = Tensor(qkv.copy(), requires_grad=True)
+        if packed:
+            y = F.attention_qkvpacked(x, 2, 0.3)
+        else:
+            parts = (part.reshape(2, 7, 2, 4).transpose(1, 2) for part in x.split(8, -1))
+            y = F.scaled_dot_product_attention(*parts, dropout_p=0.3, is_causal=True).transpose(1, 2).reshape(2, 7, 8)
+        y.backward(dy)
+        results.append((y.data, x.grad))
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
 def test_dropout_in_attention_keeps_the_mean_and_follows_the_seed():
     q, k, v = (Tensor(np.ones((1, 1, 300, 4))) for _ in range(3))
 

@@ -11,6 +11,7 @@ from tinygrad_llm.ops import cat, logsigmoid, relu, sigmoid, silu, stack, tanh, 
 from tinygrad_llm.tensor import Tensor
 
 __all__ = [
+    "attention_qkvpacked",
     "binary_cross_entropy_with_logits",
     "cat",
     "cross_entropy",
@@ -45,9 +46,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def attention_qkvpacked(qkv: Tensor, n_head: int, dropout_p: float = 0.0) -> Tensor:
     """Causal self-attention of (B, T, 3 C), query, key and value with their heads side by side: (B, T, C)."""
-    batch, length, width = qkv.shape
-    if width % (3 * n_head):
+    if qkv.ndim != 3 or qkv.size(-1) % (3 * n_head):
         raise UserError(f"qkv {qkv.shape} does not hold query, key and value of {n_head} heads")
+    batch, length, _ = qkv.shape
     keep = _keep((batch, n_head, length, length), dropout_p) if dropout_p else None
     return ops.attention_qkvpacked(qkv, n_head, keep, dropout_p)
 

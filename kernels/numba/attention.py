@@ -84,8 +84,8 @@ class Settings:
 
     def __init__(self, dtype, shape, keep, dropout_p, is_causal, scale):
         self.dtype, self.shape, self.is_causal = dtype, shape, bool(is_causal)
-        self.keep = NO_DROPOUT if keep is None else np.ascontiguousarray(keep).reshape(-1)
-        self.factor = dtype.type(1 / (1 - dropout_p))
+        self.keep = NO_DROPOUT if keep is None else np.ascontiguousarray(keep, bool).reshape(-1)
+        self.factor = dtype.type(1 / (1 - dropout_p) if dropout_p < 1 else 0)
         self.scale = dtype.type(1 / math.sqrt(shape[-1]) if scale is None else scale)
 
     def forward(self, q, k, v, y, strides) -> np.ndarray:

@@ -13,10 +13,11 @@ from tinygrad_llm.ops import attention_qkvpacked as page
 
 def attention_qkvpacked_forward(qkv, n_head, keep=None, dropout_p=0.0):
     batch, length, width = qkv.shape
-    width, size = width // 3, width // 3 // n_head
-    if not qkv.size or (keep is not None and keep.shape != (batch, n_head, length, length)):
+    fits = qkv.size and width % (3 * n_head) == 0
+    if not fits or (keep is not None and keep.shape != (batch, n_head, length, length)):
         y, *saved = page.forward(qkv, n_head, keep, dropout_p)
         return y, page.backward, saved
+    width, size = width // 3, width // 3 // n_head
     settings = Settings(qkv.dtype, (batch, n_head, n_head, length, length, size), keep, dropout_p, True, None)
     in_qkv, in_y = (3 * width * length, size, 3 * width), (width * length, size, width)
     strides, y = (in_qkv, in_qkv, in_y), empty((batch, length, width), qkv.dtype)

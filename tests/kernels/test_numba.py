@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 
-from tinygrad_llm import kernels, ops
+from tinygrad_llm import Tensor, kernels, ops
 from tinygrad_llm.kernels.numba import adamw as adamw_kernel
 from tinygrad_llm.kernels.numba.common import exp, largest, leaf
 from tinygrad_llm.optim.adamw import adamw_step
@@ -79,10 +79,29 @@ def test_attention_shows_what_is_not_finite_from_where_it_stands(position, value
     inputs[position][0, 0, 20, 5] = value
     with kernels.use("numba"):
         y = run(ops.attention, inputs, options, "float32")["y"]
+        packed = run(ops.attention_qkvpacked, [side_by_side(*inputs)], {"n_head": 2}, "float32")["y"]
+    np.testing.assert_array_equal(packed, side_by_side(y))
     shown = ~np.isfinite(y[0, 0]).all(axis=-1)
     assert not shown[:20].any()
     assert shown[20:].all() if position > 0 and value is np.nan else shown[20]
     assert np.isfinite(y[1:]).all() and np.isfinite(y[0, 1]).all()
+
+
+def test_attention_drops_everything_and_takes_a_mask_of_any_dtype():
+    (qkv,), _ = inputs_of("attention_qkvpacked")
+    keep = np.random.default_rng(5).random((3, 2, 37, 37)) < 0.7
+    with kernels.use("numba"):
+        nothing = run(ops.attention_qkvpacked, [qkv, 2, np.zeros_like(keep), 1.0], {}, "float64")
+        assert not nothing["y"].any() and not nothing["dqkv"].any()
+        expected = ops.attention_qkvpacked(Tensor(qkv), 2, keep, 0.3).data
+        for dtype in (np.int64, np.float32):
+            y = ops.attention_qkvpacked(Tensor(qkv), 2, keep.astype(dtype), 0.3).data
+            np.testing.assert_array_equal(y, expected)
+
+
+def side_by_side(*parts):
+    """(B, H, T, D) each, as (B, T, H D) side by side."""
+    return np.concatenate([x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1) for x in parts], -1)
 
 
 def test_sizes_that_do_not_fit_are_errors_and_not_reads_beyond_an_array():
@@ -91,6 +110,9 @@ def test_sizes_that_do_not_fit_are_errors_and_not_reads_beyond_an_array():
         for k, v in ((x[:, :, :, :3], x), (x, x[:, :, :4]), (np.zeros((3, 2, 5, 4)),) * 2):
             with pytest.raises(ValueError):
                 ops.attention(x, k, v)
+        for qkv, n_head in ((np.zeros((2, 5, 12)), 3), (np.zeros((2, 5, 13)), 2)):
+            with pytest.raises(ValueError):
+                ops.attention_qkvpacked(qkv, n_head)
         with pytest.raises(ValueError):
             ops.layernorm(x, np.ones(3), None)
         with pytest.raises(IndexError):

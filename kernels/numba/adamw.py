@@ -7,11 +7,9 @@ free, where a clip of its own would read and write all gradients once more.
 
 import math
 
-import numba
 import numpy as np
-from numba import prange
 
-from tinygrad_llm.kernels.numba.common import leaf
+from tinygrad_llm.kernels.numba.threads import leaf
 
 
 def adamw_step(param, grad, m, v, lr, beta1, beta2, eps, weight_decay, step, scale) -> None:
@@ -24,16 +22,15 @@ def adamw_step(param, grad, m, v, lr, beta1, beta2, eps, weight_decay, step, sca
         1 / math.sqrt(1 - beta2**step),
         eps,
     )
-    _step(param, grad, m, v, *map(param.dtype.type, constants), numba.get_num_threads())
+    _step(param, grad, m, v, *map(param.dtype.type, constants))
 
 
 @leaf
-def _step(param, grad, m, v, scale, share1, share2, keep, rate, correction, eps, parts):
-    for part in prange(parts):
-        mine = slice(param.size * part // parts, param.size * (part + 1) // parts)
-        ps, gs, ms, vs = param[mine], grad[mine], m[mine], v[mine]
-        for i in range(ps.size):
-            g = gs[i] * scale
-            ms[i] += share1 * (g - ms[i])
-            vs[i] += share2 * (g * g - vs[i])
-            ps[i] = ps[i] * keep - rate * ms[i] / (np.sqrt(vs[i]) * correction + eps)
+def _step(part, parts, param, grad, m, v, scale, share1, share2, keep, rate, correction, eps):
+    mine = slice(param.size * part // parts, param.size * (part + 1) // parts)
+    ps, gs, ms, vs = param[mine], grad[mine], m[mine], v[mine]
+    for i in range(ps.size):
+        g = gs[i] * scale
+        ms[i] += share1 * (g - ms[i])
+        vs[i] += share2 * (g * g - vs[i])
+        ps[i] = ps[i] * keep - rate * ms[i] / (np.sqrt(vs[i]) * correction + eps)

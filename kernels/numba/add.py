@@ -4,11 +4,9 @@ NumPy adds on one thread, and a shortcut's two summands lie half in the other co
 in memory, takes the page's own function.
 """
 
-import numba
 import numpy as np
-from numba import prange
 
-from tinygrad_llm.kernels.numba.common import leaf
+from tinygrad_llm.kernels.numba.threads import leaf
 from tinygrad_llm.memory import empty
 from tinygrad_llm.ops import add as page
 
@@ -18,7 +16,7 @@ def add_forward(x, y):
     if kinds[0] != kinds[1] or not kinds[0][2]:
         return page.forward(x, y)
     z = empty(x.shape, x.dtype)
-    _add(x.reshape(-1), y.reshape(-1), z.reshape(-1), numba.get_num_threads())
+    _add(x.reshape(-1), y.reshape(-1), z.reshape(-1))
     return z, x, y
 
 
@@ -27,9 +25,8 @@ def add_backward(dz, x, y, needs):
 
 
 @leaf
-def _add(x, y, z, parts):
-    for part in prange(parts):
-        mine = slice(x.size * part // parts, x.size * (part + 1) // parts)
-        xs, ys, zs = x[mine], y[mine], z[mine]
-        for i in range(xs.size):
-            zs[i] = xs[i] + ys[i]
+def _add(part, parts, x, y, z):
+    mine = slice(x.size * part // parts, x.size * (part + 1) // parts)
+    xs, ys, zs = x[mine], y[mine], z[mine]
+    for i in range(xs.size):
+        zs[i] = xs[i] + ys[i]

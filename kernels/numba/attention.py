@@ -37,7 +37,7 @@ from tinygrad_llm.kernels.numba.simd import (
     store_first,
     total,
 )
-from tinygrad_llm.kernels.numba.threads import scratch, threaded
+from tinygrad_llm.kernels.numba.threads import leaf, scratch
 from tinygrad_llm.kernels.numba.vectors import BITS, ROWS, lanes, multiply_tile, panel_width, transpose
 from tinygrad_llm.memory import empty
 from tinygrad_llm.ops import attention as page
@@ -202,7 +202,7 @@ def softmax_backward(x, p_start, ds_start, lse, seen, size, scale):
         store(x, ds_start + j, load(x, p_start + j) * (load(x, ds_start + j) - dot) * scale)
 
 
-@threaded
+@leaf
 def _forward(thread, threads, q, k, v, y, lse, keep, shape, strides, scale, factor, is_causal, scratch):
     batch, heads, groups, queries, keys, size = shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]
     x, zeros, one, wide = scratch[thread], np.int64(0), np.int64(1), np.int64(panel_width(scratch))
@@ -245,7 +245,7 @@ def _forward(thread, threads, q, k, v, y, lse, keep, shape, strides, scale, fact
                 write_row(x, out + r * width, x[inverses + r], y, y_start + (start + r) * y_row, size)
 
 
-@threaded
+@leaf
 def _backward_heads(
     thread, threads, dy, q, k, v, dq, dk, dv, lse, keep, shape, strides, scale, factor, is_causal, scratch
 ):

@@ -1,8 +1,8 @@
 """What the kernels share: how a loop is compiled, and an exponential that runs on whole vectors.
 
-A kernel here is a few *leaf* loops and plain Python around them. Small leaves compile in about a second each, at
-their first use, and only those that are used; Numba keeps the machine code in `__pycache__` beside the source, or in
-`NUMBA_CACHE_DIR`. The threads are Numba's: as many as `NUMBA_NUM_THREADS` or `numba.set_num_threads` say.
+A kernel here is a few *leaf* loops (`threads.leaf`) and plain Python around them. Leaves compile at their first use,
+and only those that are used; Numba keeps the machine code in `__pycache__` beside the source, or in `NUMBA_CACHE_DIR`.
+The threads are Numba's: as many as `NUMBA_NUM_THREADS` or `numba.set_num_threads` say.
 """
 
 import math
@@ -18,8 +18,8 @@ from numba.extending import overload
 FASTMATH = {"contract", "reassoc", "arcp", "nsz"}
 
 # Numba compiles a leaf anew when the leaf's own file changes, and does not see that those whose code goes into it did.
-# So each leaf's name, under which it is cached, ends in a checksum of what leaves share: this file and the vectors.
-SHARED = (Path(__file__), Path(__file__).with_name("vectors.py"))
+# So each leaf's name, under which it is cached, ends in a checksum of what leaves share.
+SHARED = [Path(__file__).with_name(f"{name}.py") for name in ("common", "simd", "threads", "vectors")]
 VERSION = f"{zlib.crc32(b''.join(path.read_bytes() for path in SHARED)):08x}"
 
 LOG2_E = np.float32(math.log2(math.e))
@@ -30,15 +30,10 @@ BIAS = np.int32(127)  # of a float32's exponent, which stands above its 23 bits 
 TAYLOR = tuple(np.float32(1 / math.factorial(k)) for k in range(8))
 
 
-def leaf(function):
-    """Compile a function of arrays and numbers at its first use; `prange` in it runs on all threads."""
-    function.__qualname__ += f"_{VERSION}"
-    return numba.njit(parallel=True, cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)(function)
-
-
 def helper(function):
     """Compile a function that leaves call: of the same file, or of this one, the only ones whose changes they see."""
-    return numba.njit(nogil=True, error_model="numpy", fastmath=FASTMATH)(function)
+    wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # for callers outside, which it has none of
+    return numba.njit(nogil=True, error_model="numpy", fastmath=FASTMATH, **wrappers)(function)
 
 
 @helper

@@ -13,9 +13,9 @@ Class weights and targets that are distributions take the page's own functions: 
 """
 
 import numpy as np
-from numba import prange
 
-from tinygrad_llm.kernels.numba.common import exp, largest, leaf
+from tinygrad_llm.kernels.numba.common import exp, largest
+from tinygrad_llm.kernels.numba.threads import leaf
 from tinygrad_llm.ops import cross_entropy as page
 from tinygrad_llm.ops.reduction import reduce
 
@@ -60,8 +60,8 @@ def row_gradients(dloss, x, targets, counts, highest, total, label_smoothing, dx
 
 
 @leaf
-def _exponentials(x, highest, total):
-    for i in prange(x.shape[0]):
+def _exponentials(part, parts, x, highest, total):
+    for i in range(len(x) * part // parts, len(x) * (part + 1) // parts):
         row, row_highest, row_total = x[i], largest(x[i]), x.dtype.type(0)
         for c in range(row.size):
             row_total += exp(row[c] - row_highest)
@@ -69,9 +69,9 @@ def _exponentials(x, highest, total):
 
 
 @leaf
-def _softmax_minus(x, highest, total, dloss, shift, dx):
+def _softmax_minus(part, parts, x, highest, total, dloss, shift, dx):
     one = x.dtype.type(1)
-    for i in prange(x.shape[0]):
+    for i in range(len(x) * part // parts, len(x) * (part + 1) // parts):
         row, out, row_highest, share, factor = x[i], dx[i], highest[i], one / total[i], dloss[i]
         for c in range(row.size):
             out[c] = factor * (exp(row[c] - row_highest) * share - shift)

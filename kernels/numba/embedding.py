@@ -6,11 +6,9 @@ through all tokens, in order, and adds its share of each token's gradient. No tw
 the table are needed, common and rare tokens weigh the same, and the sums are the same bits for any number of threads.
 """
 
-import numba
 import numpy as np
-from numba import prange
 
-from tinygrad_llm.kernels.numba.common import leaf
+from tinygrad_llm.kernels.numba.threads import leaf
 from tinygrad_llm.memory import zeros
 from tinygrad_llm.ops.embedding import embedding_forward as embedding_forward
 
@@ -22,18 +20,17 @@ def embedding_backward(dy, ids, shape, padding_idx, out):
     elif not add:
         dweight[...] = 0
     rows = np.ascontiguousarray(dy).reshape(-1, shape[1])  # (tokens, C)
-    _add_rows(rows, ids.reshape(-1).astype(np.int64), dweight, min(numba.get_num_threads(), shape[1]))
+    _add_rows(rows, ids.reshape(-1).astype(np.int64), dweight)
     if padding_idx is not None:
         dweight[padding_idx] = 0
     return dweight
 
 
 @leaf
-def _add_rows(dy, ids, dweight, parts):
+def _add_rows(part, parts, dy, ids, dweight):
     width = dweight.shape[1]
-    for part in prange(parts):
-        mine = slice(width * part // parts, width * (part + 1) // parts)
-        for token in range(ids.size):
-            row, total = dy[token, mine], dweight[ids[token], mine]
-            for c in range(row.size):
-                total[c] += row[c]
+    mine = slice(width * part // parts, width * (part + 1) // parts)
+    for token in range(ids.size):
+        row, total = dy[token, mine], dweight[ids[token], mine]
+        for c in range(row.size):
+            total[c] += row[c]

@@ -14,10 +14,10 @@ import math
 
 import numba
 import numpy as np
-from numba import prange
 from numba.extending import overload
 
-from tinygrad_llm.kernels.numba.common import exp, leaf
+from tinygrad_llm.kernels.numba.common import exp
+from tinygrad_llm.kernels.numba.threads import leaf
 from tinygrad_llm.memory import empty
 from tinygrad_llm.ops.gelu import CUBIC, ROOT
 
@@ -35,7 +35,7 @@ TAIL = np.array(  # P's coefficients, from the constant one up
 def gelu_forward(x, approximate="none"):
     flat, y = np.ascontiguousarray(x).reshape(-1), empty(x.shape, x.dtype)
     forward = _tanh_forward if approximate == "tanh" else _erf_forward
-    forward(flat, y.reshape(-1), numba.get_num_threads())
+    forward(flat, y.reshape(-1))
     return y, x, approximate
 
 
@@ -43,57 +43,53 @@ def gelu_backward(dy, x, approximate):
     dx = empty(x.shape, x.dtype)
     backward = _tanh_backward if approximate == "tanh" else _erf_backward
     flat_dy, flat_x = np.ascontiguousarray(dy).reshape(-1), np.ascontiguousarray(x).reshape(-1)
-    backward(flat_dy, flat_x, dx.reshape(-1), numba.get_num_threads())
+    backward(flat_dy, flat_x, dx.reshape(-1))
     return dx
 
 
 @leaf
-def _tanh_forward(x, y, parts):
+def _tanh_forward(part, parts, x, y):
     one, minus_two_root, cubic = x.dtype.type(1), x.dtype.type(-2 * ROOT), x.dtype.type(CUBIC)
-    for part in prange(parts):
-        mine = slice(x.size * part // parts, x.size * (part + 1) // parts)
-        xs, ys = x[mine], y[mine]
-        for i in range(xs.size):
-            a = xs[i]
-            ys[i] = a / (one + exp(minus_two_root * (a + cubic * a * a * a)))
+    mine = slice(x.size * part // parts, x.size * (part + 1) // parts)
+    xs, ys = x[mine], y[mine]
+    for i in range(xs.size):
+        a = xs[i]
+        ys[i] = a / (one + exp(minus_two_root * (a + cubic * a * a * a)))
 
 
 @leaf
-def _tanh_backward(dy, x, dx, parts):
+def _tanh_backward(part, parts, dy, x, dx):
     one, minus_two_root, cubic = x.dtype.type(1), x.dtype.type(-2 * ROOT), x.dtype.type(CUBIC)
     three_cubic = x.dtype.type(3 * CUBIC)
-    for part in prange(parts):
-        mine = slice(x.size * part // parts, x.size * (part + 1) // parts)
-        dys, xs, dxs = dy[mine], x[mine], dx[mine]
-        for i in range(xs.size):
-            a = xs[i]
-            cdf = one / (one + exp(minus_two_root * (a + cubic * a * a * a)))
-            # the logistic function's derivative is cdf (1 - cdf), here with respect to 2u
-            slope = cdf - a * cdf * (one - cdf) * minus_two_root * (one + three_cubic * a * a)
-            dxs[i] = dys[i] * slope
+    mine = slice(x.size * part // parts, x.size * (part + 1) // parts)
+    dys, xs, dxs = dy[mine], x[mine], dx[mine]
+    for i in range(xs.size):
+        a = xs[i]
+        cdf = one / (one + exp(minus_two_root * (a + cubic * a * a * a)))
+        # the logistic function's derivative is cdf (1 - cdf), here with respect to 2u
+        slope = cdf - a * cdf * (one - cdf) * minus_two_root * (one + three_cubic * a * a)
+        dxs[i] = dys[i] * slope
 
 
 @leaf
-def _erf_forward(x, y, parts):
+def _erf_forward(part, parts, x, y):
     minus_half = x.dtype.type(-0.5)
-    for part in prange(parts):
-        mine = slice(x.size * part // parts, x.size * (part + 1) // parts)
-        xs, ys = x[mine], y[mine]
-        for i in range(xs.size):
-            a = xs[i]
-            ys[i] = a * _cdf(a, exp(minus_half * a * a))
+    mine = slice(x.size * part // parts, x.size * (part + 1) // parts)
+    xs, ys = x[mine], y[mine]
+    for i in range(xs.size):
+        a = xs[i]
+        ys[i] = a * _cdf(a, exp(minus_half * a * a))
 
 
 @leaf
-def _erf_backward(dy, x, dx, parts):
+def _erf_backward(part, parts, dy, x, dx):
     minus_half, density_at_0 = x.dtype.type(-0.5), x.dtype.type(DENSITY_AT_0)
-    for part in prange(parts):
-        mine = slice(x.size * part // parts, x.size * (part + 1) // parts)
-        dys, xs, dxs = dy[mine], x[mine], dx[mine]
-        for i in range(xs.size):
-            a = xs[i]
-            e = exp(minus_half * a * a)
-            dxs[i] = dys[i] * (_cdf(a, e) + a * density_at_0 * e)
+    mine = slice(x.size * part // parts, x.size * (part + 1) // parts)
+    dys, xs, dxs = dy[mine], x[mine], dx[mine]
+    for i in range(xs.size):
+        a = xs[i]
+        e = exp(minus_half * a * a)
+        dxs[i] = dys[i] * (_cdf(a, e) + a * density_at_0 * e)
 
 
 def _cdf(x, e):

@@ -9,9 +9,8 @@ and these are added in order, so the bits depend on the number of threads alone,
 
 import numba
 import numpy as np
-from numba import prange
 
-from tinygrad_llm.kernels.numba.common import leaf
+from tinygrad_llm.kernels.numba.threads import leaf
 from tinygrad_llm.memory import empty
 
 
@@ -38,10 +37,10 @@ def _or_constant(vector, constant, rows):
 
 
 @leaf
-def _normalize(x, weight, bias, eps, y, mean, rstd):
+def _normalize(part, parts, x, weight, bias, eps, y, mean, rstd):
     width = x.shape[1]
     one, size = x.dtype.type(1), x.dtype.type(width)
-    for i in prange(x.shape[0]):
+    for i in range(len(x) * part // parts, len(x) * (part + 1) // parts):
         xs, ys = x[i], y[i]
         total = square = x.dtype.type(0)
         for c in range(width):
@@ -56,21 +55,20 @@ def _normalize(x, weight, bias, eps, y, mean, rstd):
 
 
 @leaf
-def _normalize_backward(dy, x, weight, mean, rstd, dx, dweight, dbias):
-    (rows, width), parts = x.shape, dweight.shape[0]
+def _normalize_backward(part, parts, dy, x, weight, mean, rstd, dx, dweight, dbias):
+    rows, width = x.shape
     size = x.dtype.type(width)
-    for part in prange(parts):
-        dw, db = dweight[part], dbias[part]
-        for i in range(rows * part // parts, rows * (part + 1) // parts):
-            dys, xs, dxs, center, scale = dy[i], x[i], dx[i], mean[i], rstd[i]
-            sum_g = sum_g_xhat = x.dtype.type(0)
-            for c in range(width):
-                xhat = (xs[c] - center) * scale
-                dw[c] += dys[c] * xhat
-                db[c] += dys[c]
-                sum_g += dys[c] * weight[c]
-                sum_g_xhat += dys[c] * weight[c] * xhat
-            mean_g, mean_g_xhat = sum_g / size, sum_g_xhat / size
-            for c in range(width):
-                xhat = (xs[c] - center) * scale
-                dxs[c] = scale * (dys[c] * weight[c] - mean_g - xhat * mean_g_xhat)
+    dw, db = dweight[part], dbias[part]
+    for i in range(rows * part // parts, rows * (part + 1) // parts):
+        dys, xs, dxs, center, scale = dy[i], x[i], dx[i], mean[i], rstd[i]
+        sum_g = sum_g_xhat = x.dtype.type(0)
+        for c in range(width):
+            xhat = (xs[c] - center) * scale
+            dw[c] += dys[c] * xhat
+            db[c] += dys[c]
+            sum_g += dys[c] * weight[c]
+            sum_g_xhat += dys[c] * weight[c] * xhat
+        mean_g, mean_g_xhat = sum_g / size, sum_g_xhat / size
+        for c in range(width):
+            xhat = (xs[c] - center) * scale
+            dxs[c] = scale * (dys[c] * weight[c] - mean_g - xhat * mean_g_xhat)

@@ -10,13 +10,11 @@ That saves the fourth of four products, and costs an array as large as the weigh
 (`reduction="none"`) takes the page's own functions.
 """
 
-import numba
 import numpy as np
-from numba import prange
 
-from tinygrad_llm.kernels.numba.common import leaf
 from tinygrad_llm.kernels.numba.cross_entropy import row_gradients, row_losses
 from tinygrad_llm.kernels.numba.product import product
+from tinygrad_llm.kernels.numba.threads import leaf
 from tinygrad_llm.memory import empty
 from tinygrad_llm.ops import linear_cross_entropy as page
 from tinygrad_llm.ops.linear_cross_entropy import ROWS, chunks
@@ -58,14 +56,13 @@ def _backward(dy, dh, dweight, out):
 def _scaled(x, factor, out=None, add=False):
     """x times factor, in an array of its own, or written or added to `out`."""
     out = empty(x.shape, x.dtype) if out is None else out
-    _scale(x.reshape(-1), x.dtype.type(factor), out.reshape(-1), add, numba.get_num_threads())
+    _scale(x.reshape(-1), x.dtype.type(factor), out.reshape(-1), add)
     return out
 
 
 @leaf
-def _scale(x, factor, y, add, parts):
-    for part in prange(parts):
-        mine = slice(x.size * part // parts, x.size * (part + 1) // parts)
-        xs, ys = x[mine], y[mine]
-        for i in range(xs.size):
-            ys[i] = factor * xs[i] + ys[i] if add else factor * xs[i]
+def _scale(part, parts, x, factor, y, add):
+    mine = slice(x.size * part // parts, x.size * (part + 1) // parts)
+    xs, ys = x[mine], y[mine]
+    for i in range(xs.size):
+        ys[i] = factor * xs[i] + ys[i] if add else factor * xs[i]

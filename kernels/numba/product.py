@@ -17,12 +17,10 @@ result depends on nothing but the operands. Rows go to threads as in the other k
 what it left in its cache.
 """
 
-import numba
 import numpy as np
-from numba import prange
 
-from tinygrad_llm.kernels.numba.common import helper, leaf
-from tinygrad_llm.kernels.numba.threads import scratch, threaded
+from tinygrad_llm.kernels.numba.common import helper
+from tinygrad_llm.kernels.numba.threads import leaf, scratch
 from tinygrad_llm.kernels.numba.vectors import (
     ROWS,
     copy,
@@ -38,7 +36,6 @@ from tinygrad_llm.memory import empty
 DEPTH, PANELS, STRIPS = 384, 16, 8
 WIDEST = 32, 16  # a tile's columns, and a strip's numbers for each k, in any dtype and on any machine
 SCRATCH = (ROWS + PANELS * DEPTH) * WIDEST[0] + STRIPS * DEPTH * WIDEST[1]  # numbers that a thread cuts and packs into
-
 
 
 def product(a, b, out=None, add=False, bias=None) -> np.ndarray:
@@ -133,22 +130,21 @@ def multiply(a, a_row, a_column, b, b_row, b_column, c, rows, columns, c_row, de
 def column_sums(x: np.ndarray) -> np.ndarray:
     """The sum of x (M, N) over its rows: (N,). Each thread adds up columns of its own, row after row."""
     sums = np.zeros(x.shape[1], x.dtype)
-    _add_columns(np.ascontiguousarray(x), sums, numba.get_num_threads())
+    _add_columns(np.ascontiguousarray(x), sums)
     return sums
 
 
 @leaf
-def _add_columns(x, sums, parts):
-    for part in prange(parts):
-        mine = slice(sums.size * part // parts, sums.size * (part + 1) // parts)
-        total = sums[mine]
-        for i in range(len(x)):
-            row = x[i, mine]
-            for j in range(total.size):
-                total[j] += row[j]
+def _add_columns(part, parts, x, sums):
+    mine = slice(sums.size * part // parts, sums.size * (part + 1) // parts)
+    total = sums[mine]
+    for i in range(len(x)):
+        row = x[i, mine]
+        for j in range(total.size):
+            total[j] += row[j]
 
 
-@threaded
+@leaf
 def _product(thread, threads, a, a_row, a_column, b, b_row, b_column, c, rows, columns, depth, bias, add, scratch):
     wide = panel_width(c)
     if columns >= rows:

@@ -23,10 +23,11 @@ THREE = (types.int64,) * 3
 _kept = threading.local()
 
 
-def threaded(function: Callable) -> Callable:
-    """Compile `function(thread, threads, *arguments)`, which returns nothing, and run it on Numba's threads.
+def leaf(function: Callable) -> Callable:
+    """Compile `function(part, parts, *arguments)` at its first use and run it on Numba's threads, a part on each.
 
-    The result takes the arguments: arrays, whose layout is always the same, and numbers.
+    It returns nothing. The result takes the arguments: numbers, and arrays that are contiguous, since the machine code
+    is chosen by their dtypes alone.
     """
     function.__qualname__ += f"_{VERSION}"
     options = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": FASTMATH}

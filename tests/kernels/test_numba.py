@@ -6,7 +6,8 @@ import pytest
 
 from tinygrad_llm import Tensor, kernels, ops
 from tinygrad_llm.kernels.numba import adamw as adamw_kernel
-from tinygrad_llm.kernels.numba.common import exp, largest, leaf
+from tinygrad_llm.kernels.numba.common import exp, largest
+from tinygrad_llm.kernels.numba.threads import leaf
 from tinygrad_llm.optim.adamw import adamw_step
 from tinygrad_llm.verification import compare, run
 
@@ -137,7 +138,9 @@ def test_largest_finds_it_at_every_place(size):
     for place in range(size):
         row = np.full(size, -2.0)
         row[place] = -1
-        assert largest(row) == -1
+        found = np.empty(numba.get_num_threads())
+        _largest_into(row, found)
+        assert (found == -1).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -174,9 +177,14 @@ def test_adamw_leaves_nothing_finite_of_a_gradient_that_is_not():
 
 
 @leaf
-def _exp_into(x, y):
-    for i in numba.prange(x.size):
+def _exp_into(part, parts, x, y):
+    for i in range(x.size * part // parts, x.size * (part + 1) // parts):
         y[i] = exp(x[i])
+
+
+@leaf
+def _largest_into(part, parts, x, y):
+    y[part] = largest(x)
 
 
 def _exp_of(x: np.ndarray) -> np.ndarray:

@@ -149,6 +149,26 @@ def test_backward_of_many_numbers_needs_a_gradient_of_their_shape():
         y.backward(np.ones(3))
 
 
+def test_a_kernel_writes_a_leafs_gradient_where_the_optimizer_wants_it():
+    """Once into the buffer, then onto it; where the gradient stands elsewhere, not at all."""
+    pytest.importorskip("numba")
+    x, weight = np.ones((2, 3)), Tensor(np.ones((4, 3)), requires_grad=True)
+    weight.grad_buffer = np.full((4, 3), np.nan)
+    given = []
+    with kernels.use("numba"), watch(lambda phase, name, inputs, outputs, seconds: given.append(outputs)):
+        for times in (1, 2):
+            ops.linear(x, weight).sum().backward()
+            assert weight.grad is weight.grad_buffer is given[-1][1]
+            np.testing.assert_array_equal(weight.grad, np.full((4, 3), 2.0 * times))
+        own = weight.grad = np.zeros((4, 3))
+        ops.linear(x, weight).sum().backward()
+        assert weight.grad is own
+        np.testing.assert_array_equal(own, np.full((4, 3), 2.0))
+        weight.grad = None
+        ops.linear(weight, weight).sum().backward()  # the same leaf twice: only one of two could be written there
+        np.testing.assert_array_equal(weight.grad, np.full((4, 3), 8.0))
+
+
 def test_backward_of_a_leaf():
     x = leaf(1.0)
     x.backward()

@@ -40,6 +40,8 @@ def test_the_commands_run_one_after_the_other(tmp_path, data_dir):
         words = shlex.split(command)
         if words[1] == "train":
             words += SHORT if "--resume" not in words else ["--eval_iters", "1"]
+        if words[1] == "bench":
+            words += ["--sides", "ours,eager", "--rounds", "1", "--steps", "1"]
         if words[1] == "verify":
             words += ["layernorm"]  # all of them are the other tests' work
         result = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)

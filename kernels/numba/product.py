@@ -10,7 +10,7 @@ multiplication"):
    these were transposed is then paid for once, not in every tile.
 3. *Blocking.* k is cut into stretches of DEPTH. PANELS panels of that length stay in the second-level cache while the
    rows of A pass, STRIPS strips at a time, each of which stays in the first-level cache while it meets the panels.
-4. *Finishing.* What follows a product (a bias, an activation) is done to each tile's rows while they are in the cache.
+4. *Beginning.* A bias, or what C holds already, is what a tile's sum begins with: it costs no pass of its own.
 
 Each thread computes rows of C of its own, or columns if C has more of those, so no two write the same numbers, and the
 result depends on nothing but the operands. Rows go to threads as in the other kernels, so that a thread finds

@@ -1,5 +1,8 @@
 """Which functions compute an operation, and what a user's kernel file may and must have."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -121,3 +124,30 @@ def test_what_a_kernel_saves_for_its_backward_is_its_own_affair(tmp_path):
     kernel.write_text(kernel.read_text().replace("dz, factors, needs", "factors, dz, needs"))
     with kernels.use(str(kernel)), pytest.raises(UserError, match=r"mul_backward\(factors, dz, needs\) must take"):
         x * y
+
+
+WITHOUT_NUMBA = """
+import importlib.util, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("numba", "llvmlite"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "numba" else find_spec(name, package)
+
+from tinygrad_llm import kernels
+from tinygrad_llm.cli import main
+
+short = ["--max_iters", "3", "--eval_interval", "3", "--eval_iters", "1", "--out", "run"]
+status = main(["train", "--preset", "tiny", *short])
+print(kernels.active(), status, "numba" in sys.modules)
+"""
+
+
+def test_without_numba_the_pages_train(tmp_path):
+    command = [sys.executable, "-c", WITHOUT_NUMBA]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "('numpy',) 0 False", result.stderr

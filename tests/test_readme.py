@@ -40,6 +40,7 @@ def test_the_commands_run_one_after_the_other(tmp_path, data_dir):
         words = shlex.split(command)
         if words[1] == "train":
             words += SHORT if "--resume" not in words else ["--eval_iters", "1"]
+            words += ["--max_iters", "13"] if "--profile" in words else []  # it profiles ten, after three
         if words[1] == "bench":
             words += ["--sides", "ours,eager", "--rounds", "1", "--steps", "1"]
         if words[1] == "verify":

@@ -1,4 +1,4 @@
-"""What the kernels share: how a loop is compiled, and an exponential that runs on whole vectors.
+"""What the kernels share: how what leaves call is compiled, and an exponential that runs on whole vectors.
 
 A kernel here is a few *leaf* loops (`threads.leaf`) and plain Python around them. Leaves compile at their first use,
 and only those that are used; Numba keeps the machine code in `__pycache__` beside the source, or in `NUMBA_CACHE_DIR`.

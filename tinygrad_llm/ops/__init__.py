@@ -39,6 +39,7 @@ from tinygrad_llm.ops.neg import neg
 from tinygrad_llm.ops.nll_loss import nll_loss
 from tinygrad_llm.ops.permute import permute, t, transpose
 from tinygrad_llm.ops.pow import pow
+from tinygrad_llm.ops.quantized_linear import quantized_linear
 from tinygrad_llm.ops.relu import relu
 from tinygrad_llm.ops.reshape import flatten, reshape, squeeze, unsqueeze, view
 from tinygrad_llm.ops.rmsnorm import rmsnorm

@@ -98,7 +98,7 @@ def change_arrays(folder, change):
 DAMAGE = {
     "no folder": (lambda f: f.rename(f.parent / "away"), "no model at"),
     "no config": (lambda f: (f / "config.json").unlink(), "cannot read .*config.json: No such file"),
-    "not JSON": (lambda f: (f / "config.json").write_text('{"n_embd": '), "config.json is not what it should be"),
+    "not JSON": (lambda f: (f / "config.json").write_text('{"n_embd": '), "config.json is not whole"),
     "a list": (lambda f: (f / "config.json").write_text("[]"), "config.json is not what it should be"),
     "llama": (lambda f: change_config(f, model_type="llama"), "model_type is 'llama', but this program has 'gpt2'"),
     "relu": (lambda f: change_config(f, activation_function="relu"), "no activation 'relu' here"),

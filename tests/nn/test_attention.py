@@ -5,6 +5,7 @@ import pytest
 
 from tinygrad_llm import Tensor, UserError, manual_seed
 from tinygrad_llm.nn import (
+    Cache,
     CausalAttention,
     DropoutAttention,
     KVCache,
@@ -98,9 +99,9 @@ def test_7_equals_6_forward_and_backward(x):
 @pytest.mark.parametrize("pieces", [[1] * T, [4, 3], [4, 1, 2], [T]])
 def test_a_cache_gives_what_the_whole_sequence_gives(x, pieces):
     attention = MultiHeadAttention(C, H).double()
-    cache = KVCache(B, H, T, C // H, np.float64)
+    cache = Cache([KVCache(B, H, T, C // H, np.float64)])
     parts = np.split(x.data, np.cumsum(pieces)[:-1], axis=1)
-    outputs = [attention(Tensor(part), cache).data for part in parts]
+    outputs = [attention(Tensor(part), cache.layers[0], cache.mask(part.shape[1])).data for part in parts]
     assert np.allclose(np.concatenate(outputs, 1), attention(x).data, rtol=1e-12, atol=1e-14)
 
 

@@ -5,10 +5,8 @@ transpose of ours. And it always has biases: a model of ours without any is writ
 the entry `"bias": false` in config.json, which brings it back without.
 """
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tinygrad_llm.errors import UserError
-from tinygrad_llm.files import write_atomic
+from tinygrad_llm.files import reading, write_atomic
 from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.tokenizers import Tokenizer
 
@@ -118,12 +116,15 @@ def save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a safetensors file. Raises UserError for one that is missing, truncated or of another dtype."""
-    with _reading(path), safe_open(path, "numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        with reading(path), safe_open(path, "numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged or no safetensors file: {' '.join(str(error).split())}") from error
 
 
 def _read_config(path: Path) -> GPTConfig:
-    with _reading(path):
+    with reading(path):
         c = json.loads(path.read_text("utf-8"))
         for name, value in FIXED.items():
             if c.get(name, value) != value:
@@ -144,20 +145,3 @@ def _read_config(path: Path) -> GPTConfig:
             activation=FROM_ACTIVATIONS[c["activation_function"]],
             tie_weights=c.get("tie_word_embeddings", True),
         )
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Whatever goes wrong while a file is read is told as one line that names it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or 'no such file'}") from error
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged or no safetensors file: {' '.join(str(error).split())}") from error
-    except KeyError as error:
-        raise UserError(f"{path} has no entry {error.args[0]!r}") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not what it should be: {' '.join(str(error).split())}") from error

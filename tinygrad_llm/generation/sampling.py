@@ -51,7 +51,7 @@ def _tokens(model, tokens, max_new_tokens, temperature, top_k, top_p, seed, stop
         for _ in range(max_new_tokens):
             with no_grad():
                 if use_cache and len(tokens) <= block_size:
-                    h = model.hidden(np.array([tokens[cache[0].length :]]), cache)
+                    h = model.hidden(np.array([tokens[cache.length :]]), cache)
                 else:
                     h = model.hidden(np.array([tokens[-block_size:]]))
                 logits = F.linear(h[0, -1], model.head_weight).data

@@ -5,6 +5,7 @@ Shapes: B sequences of T tokens of C = n_embd numbers; H = n_head heads of D = C
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,8 @@ import numpy as np
 from tinygrad_llm import functional as F
 from tinygrad_llm import ops, random
 from tinygrad_llm.errors import UserError
-from tinygrad_llm.nn import Dropout, Embedding, KVCache, LayerNorm, Linear, Module, MultiHeadAttention, Parameter
+from tinygrad_llm.models.language_model import LanguageModel
+from tinygrad_llm.nn import Cache, Dropout, Embedding, KVCache, LayerNorm, Linear, Module, MultiHeadAttention, initial
 from tinygrad_llm.tensor import Tensor
 
 
@@ -55,6 +57,16 @@ class GPTConfig:
         if self.activation not in ("gelu_tanh", "gelu"):
             raise UserError(f"activation must be 'gelu_tanh' or 'gelu', not {self.activation!r}")
 
+    @property
+    def n_kv_head(self) -> int:
+        """Heads of keys and values: as many as of queries."""
+        return self.n_head
+
+    @property
+    def head_dim(self) -> int:
+        """How many numbers a head has."""
+        return self.n_embd // self.n_head
+
 
 _nanogpt = {"vocab_size": 0, "bias": False, "activation": "gelu"}
 
@@ -78,6 +90,8 @@ class MLP(Module):
         self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
+        if not (type(self.c_fc) is type(self.c_proj) is Linear):  # a quantized one, say
+            return self.c_proj(F.gelu(self.c_fc(x), self.approximate))
         return ops.mlp(x, self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias, self.approximate)
 
 
@@ -94,12 +108,12 @@ class Block(Module):
         self.mlp = MLP(config)
         self.drop = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        x = x + self.drop(self.attn(self.ln_1(x), cache))
+    def forward(self, x: Tensor, cache: KVCache | None = None, mask: np.ndarray | None = None) -> Tensor:
+        x = x + self.drop(self.attn(self.ln_1(x), cache, mask))
         return x + self.drop(self.mlp(self.ln_2(x)))
 
 
-class GPT(Module):
+class GPT(LanguageModel):
     """A GPT with GPT-2's initialization: normal with standard deviation 0.02, and for the products that are added to
     the shortcut 0.02 / sqrt(2 n_layer), since there are 2 n_layer of them; biases zero."""
 
@@ -114,40 +128,17 @@ class GPT(Module):
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 std = 0.02 / math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else 0.02
-                parameter.data[...] = random.default.normal(0, std, parameter.shape)
+                parameter.data = initial(parameter.shape, partial(random.default.normal, 0, std))
             elif name.endswith("bias"):
-                parameter.data[...] = 0
+                parameter.data = initial(parameter.shape, np.zeros)
 
     @property
-    def head_weight(self) -> Parameter:
-        """(V, C): the token embedding, unless the head has its own."""
-        return self.lm_head.weight if self.lm_head else self.wte.weight
+    def embedding(self) -> Embedding:
+        return self.wte
 
-    def hidden(self, ids, cache: list[KVCache] | None = None) -> Tensor:
-        """The last layer's normed output (B, T, C) for token ids (B, T). Raises UserError beyond the block size."""
-        past = cache[0].length if cache else 0
-        end = past + np.shape(ids)[-1]
-        if end > self.config.block_size:
-            raise UserError(f"{end} tokens are more than the block size of {self.config.block_size}")
-        x = self.drop(self.wte(ids) + self.wpe(np.arange(past, end)))
+    def hidden(self, ids, cache: Cache | None = None) -> Tensor:
+        positions, mask = self.place(ids, cache)
+        x = self.drop(self.wte(ids) + self.wpe(positions))
         for i, block in enumerate(self.h):
-            x = block(x, cache[i] if cache else None)
+            x = block(x, cache and cache.layers[i], mask)
         return self.ln_f(x)
-
-    def forward(self, ids, cache: list[KVCache] | None = None) -> Tensor:
-        """Logits (B, T, V) for token ids (B, T); with a cache, for those that follow the tokens in it."""
-        return F.linear(self.hidden(ids, cache), self.head_weight)
-
-    def loss(self, ids, targets, reduction: str = "mean", ignore_index: int = -100) -> Tensor:
-        """Cross-entropy of the next token: ids and targets (B, T). Never holds all the logits."""
-        h = self.hidden(ids)
-        targets = np.asarray(targets).reshape(-1)
-        return F.linear_cross_entropy(
-            h.reshape(-1, h.size(-1)), self.head_weight, targets, reduction=reduction, ignore_index=ignore_index
-        )
-
-    def new_cache(self, batch: int) -> list[KVCache]:
-        """An empty cache for `batch` sequences, one part a layer."""
-        c = self.config
-        dtype = self.wte.weight.dtype
-        return [KVCache(batch, c.n_head, c.block_size, c.n_embd // c.n_head, dtype) for _ in self.h]

@@ -17,6 +17,7 @@ import numpy as np
 
 from tinygrad_llm import functional as F
 from tinygrad_llm.errors import UserError
+from tinygrad_llm.nn.cache import KVCache
 from tinygrad_llm.nn.layers import Dropout, Linear
 from tinygrad_llm.nn.module import Module
 from tinygrad_llm.tensor import Tensor
@@ -90,7 +91,8 @@ class SplitHeads(DropoutAttention):
 class MultiHeadAttention(Module):
     """Rung 7: query, key and value from one product, and attention as one operation that never keeps the weights.
 
-    The parameters have GPT-2's names. With a `cache`, x holds the tokens that follow those in the cache.
+    The parameters have GPT-2's names. With a `cache`, x holds the tokens that follow those in it, and `mask` is that
+    of `Cache.mask`.
     """
 
     def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, bias: bool = True):
@@ -101,33 +103,21 @@ class MultiHeadAttention(Module):
         self.c_attn = Linear(n_embd, 3 * n_embd, bias)
         self.c_proj = Linear(n_embd, n_embd, bias)
 
-    def forward(self, x: Tensor, cache: "KVCache | None" = None) -> Tensor:
+    def forward(self, x: Tensor, cache: KVCache | None = None, mask: np.ndarray | None = None) -> Tensor:
         qkv = self.c_attn(x)
         if cache is None:
             return self.c_proj(F.attention_qkvpacked(qkv, self.n_head, self.dropout if self.training else 0.0))
         q, k, v = (split_heads(part, self.n_head) for part in qkv.split(x.size(-1), -1))  # (B, H, T, D)
-        past = cache.length
-        k, v = cache.append(k, v)
-        mask = None
-        if past and q.size(-2) > 1:  # with nothing before them, `is_causal` says it all; one token sees everything
-            mask = np.tri(q.size(-2), k.size(-2), past, dtype=bool)
-        causal = mask is None and q.size(-2) == k.size(-2)
-        return self.c_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)))
+        return self.c_proj(attend(q, *cache.append(k, v), mask))
 
 
-class KVCache:
-    """The keys and values of one layer's attention for the tokens so far, in arrays of their final size."""
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: np.ndarray | None = None) -> Tensor:
+    """Attention of T queries (B, H, T, D) to S keys and values (B, H_kv, S, D), heads merged: (B, T, H D).
 
-    def __init__(self, batch: int, n_head: int, block_size: int, head_size: int, dtype=np.float32):
-        self.keys = np.empty((batch, n_head, block_size, head_size), dtype)
-        self.values = np.empty_like(self.keys)
-        self.length = 0
-
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the keys and values (B, H, T, D) of the next T tokens, and return those of all tokens so far."""
-        start, self.length = self.length, self.length + k.size(-2)
-        self.keys[:, :, start : self.length], self.values[:, :, start : self.length] = k.data, v.data
-        return Tensor(self.keys[:, :, : self.length]), Tensor(self.values[:, :, : self.length])
+    With no mask, a query sees the keys up to its own; where there is one for each key, that is the causal mask.
+    """
+    causal = mask is None and q.size(-2) == k.size(-2)
+    return merge_heads(F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=True))
 
 
 def split_heads(x: Tensor, n_head: int) -> Tensor:

@@ -1,12 +1,13 @@
 """The layers that models are made of, under torch.nn's names, with its arguments and its initialization."""
 
 import math
+from functools import partial
 
 import numpy as np
 
 from tinygrad_llm import functional as F
 from tinygrad_llm import random
-from tinygrad_llm.nn.module import Module, Parameter
+from tinygrad_llm.nn.module import Module, Parameter, initial
 from tinygrad_llm.tensor import Tensor
 
 
@@ -14,9 +15,9 @@ class Linear(Module):
     """y = x weight^T + bias. weight (out_features, in_features); both start uniform within ±1/sqrt(in_features)."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
-        bound = 1 / math.sqrt(in_features)
-        self.weight = Parameter(random.default.uniform(-bound, bound, (out_features, in_features)), np.float32)
-        self.bias = Parameter(random.default.uniform(-bound, bound, out_features), np.float32) if bias else None
+        draw = partial(random.default.uniform, -1 / math.sqrt(in_features), 1 / math.sqrt(in_features))
+        self.weight = Parameter(initial((out_features, in_features), draw))
+        self.bias = Parameter(initial((out_features,), draw)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -26,7 +27,7 @@ class Embedding(Module):
     """A table of num_embeddings rows of embedding_dim numbers, normal at the start; the row padding_idx stays zero."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None):
-        self.weight = Parameter(random.default.normal(size=(num_embeddings, embedding_dim)), np.float32)
+        self.weight = Parameter(initial((num_embeddings, embedding_dim), partial(random.default.normal, 0, 1)))
         self.padding_idx = padding_idx
         if padding_idx is not None:
             self.weight.data[padding_idx] = 0
@@ -39,8 +40,8 @@ class LayerNorm(Module):
     """Layer normalization over the last axis, of `normalized_shape` numbers."""
 
     def __init__(self, normalized_shape: int, eps: float = 1e-5, bias: bool = True):
-        self.weight = Parameter(np.ones(normalized_shape, np.float32))
-        self.bias = Parameter(np.zeros(normalized_shape, np.float32)) if bias else None
+        self.weight = Parameter(initial((normalized_shape,), np.ones))
+        self.bias = Parameter(initial((normalized_shape,), np.zeros)) if bias else None
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ class RMSNorm(Module):
     """Root-mean-square normalization over the last axis, of `normalized_shape` numbers."""
 
     def __init__(self, normalized_shape: int, eps: float = 1e-6):
-        self.weight = Parameter(np.ones(normalized_shape, np.float32))
+        self.weight = Parameter(initial((normalized_shape,), np.ones))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:

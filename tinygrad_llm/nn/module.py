@@ -1,6 +1,8 @@
 """Module and Parameter: a tree of layers, and the tensors in it that are trained, with torch.nn's names."""
 
-from collections.abc import Iterator, Mapping
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -15,6 +17,29 @@ class Parameter(Tensor):
 
     def __init__(self, data, dtype=None, requires_grad: bool = True):
         super().__init__(data, dtype, requires_grad)
+
+
+_meta = contextvars.ContextVar("meta", default=False)
+
+
+@contextlib.contextmanager
+def meta() -> Iterator[None]:
+    """Inside this block layers are made with shapes but without numbers or memory, as on torch's device "meta".
+
+    Their numbers come by `load_state_dict(state, assign=True)`.
+    """
+    token = _meta.set(True)
+    try:
+        yield
+    finally:
+        _meta.reset(token)
+
+
+def initial(shape: tuple[int, ...], draw: Callable[[tuple[int, ...]], np.ndarray]) -> np.ndarray:
+    """The numbers, float32, that a parameter of this shape starts with: draw(shape), or none inside `meta`."""
+    if _meta.get():
+        return np.broadcast_to(np.float32(0), shape)
+    return draw(shape).astype(np.float32, copy=False)
 
 
 class Module:
@@ -63,8 +88,9 @@ class Module:
         """The parameters' arrays by name: the arrays themselves, not copies."""
         return {name: parameter.data for name, parameter in self.named_parameters()}
 
-    def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:
-        """Copy arrays into the parameters of the same names, converting the dtype.
+    def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True, assign: bool = False) -> None:
+        """Copy arrays into the parameters of the same names, converting the dtype; with `assign`, the parameters take
+        the arrays themselves.
 
         Raises UserError, before anything is copied, naming each array of another shape and, if `strict`, each that is
         missing or unexpected.
@@ -81,7 +107,10 @@ class Module:
         if problems:
             raise UserError(f"the state does not fit {type(self).__name__}: {'; '.join(sorted(problems))}")
         for name in own.keys() & state.keys():
-            own[name].data[...] = np.asarray(state[name])
+            if assign:
+                own[name].data = state[name]
+            else:
+                own[name].data[...] = np.asarray(state[name])
 
     def train(self, mode: bool = True) -> "Module":
         """Make this module and all below it train, so that dropout drops, or not."""

@@ -1,15 +1,14 @@
 """Tokenizers that exist already: saved by us or by Hugging Face's library, published by OpenAI."""
 
-import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import tiktoken
 
 from tinygrad_llm.errors import UserError
+from tinygrad_llm.files import reading
 from tinygrad_llm.tokenizers.base import Tokenizer
 from tinygrad_llm.tokenizers.bpe import GPT2_PATTERN, BPETokenizer
 from tinygrad_llm.tokenizers.byte import BYTE_OF, ByteTokenizer
@@ -34,14 +33,14 @@ def load(name_or_path: str | os.PathLike) -> Tokenizer:
     if not path.is_file():
         names = ", ".join(["byte", *tiktoken.list_encoding_names()])
         raise UserError(f"there is no tokenizer at {path}: give a folder with tokenizer.json, that file, or {names}")
-    with _reading(path):
+    with reading(path):
         return _from_json(json.loads(path.read_text("utf-8")))
 
 
 def _published(name: str) -> BPETokenizer:
     data = os.environ.get("TINYGRAD_LLM_DATA")
     if name == "gpt2" and data and (folder := Path(data, "gpt2-bpe")).is_dir():
-        with _reading(folder):
+        with reading(folder):
             vocab = json.loads((folder / "encoder.json").read_text("utf-8"))
             merges = (folder / "vocab.bpe").read_text("utf-8").splitlines()[1:]
             special_tokens = {"<|endoftext|>": vocab.pop("<|endoftext|>")}
@@ -114,18 +113,3 @@ def _bpe(vocab: dict[str, int], merges: list, special_tokens: dict[str, int], pa
     if list(merged) != sorted(i for token, i in vocab.items() if len(token) > 1):
         raise UserError("its merges and its vocabulary do not fit: each merge must make the next id")
     return BPETokenizer(tokens, special_tokens, pattern)
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Whatever goes wrong while a file is read and understood is told as one line that names it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename or path}: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not whole: {error}; save or download it again") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is not a tokenizer this program can read: {type(error).__name__}: {error}") from error

@@ -1,0 +1,82 @@
+"""What every language model has: a stack of layers between an embedding and a head, a loss, and a cache."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from tinygrad_llm import functional as F
+from tinygrad_llm.errors import UserError
+from tinygrad_llm.nn import Cache, Embedding, KVCache, Linear, Module, Parameter
+from tinygrad_llm.quantization import Quantized
+from tinygrad_llm.tensor import Tensor
+
+
+class LanguageModel(Module):
+    """Gives each token's successor a distribution. B sequences of T tokens of C numbers, a vocabulary of V.
+
+    A model has a `config` (with vocab_size, block_size, n_layer, n_head, n_kv_head and head_dim), an `embedding`, its
+    own head `lm_head` or None where the embedding is the head too, and `hidden`.
+    """
+
+    embedding: Embedding
+    lm_head: Linear | None
+
+    def hidden(self, ids, cache: Cache | None = None) -> Tensor:
+        """The last layer's normed output (B, T, C) for token ids (B, T); with a cache, for those that follow the
+        tokens in it, which they are added to. Raises UserError beyond the block or the cache."""
+        raise NotImplementedError(f"{type(self).__name__} needs hidden")
+
+    def head(self, h: Tensor) -> Tensor:
+        """Logits (..., V) for what `hidden` gives (..., C)."""
+        return F.linear(h, self.head_weight)
+
+    def forward(self, ids, cache: Cache | None = None) -> Tensor:
+        """Logits (B, T, V) for token ids (B, T); with a cache, for those that follow the tokens in it."""
+        return self.head(self.hidden(ids, cache))
+
+    def loss(self, ids, targets, reduction: str = "mean", ignore_index: int = -100) -> Tensor:
+        """Cross-entropy of the next token: ids and targets (B, T). Never holds all the logits, unless the head is
+        quantized."""
+        h = self.hidden(ids)
+        h, targets = h.reshape(-1, h.size(-1)), np.asarray(targets).reshape(-1)
+        options = {"reduction": reduction, "ignore_index": ignore_index}
+        if isinstance(self.head_weight, Tensor):
+            return F.linear_cross_entropy(h, self.head_weight, targets, **options)
+        return F.cross_entropy(self.head(h), targets, **options)
+
+    @property
+    def head_weight(self) -> Parameter | Quantized:
+        """(V, C), a Parameter or Quantized: the token embedding, unless the head has its own."""
+        return (self.lm_head or self.embedding).weight
+
+    def new_cache(self, batch: int, length: int | None = None, padding=None) -> Cache:
+        """An empty cache for `batch` sequences of up to `length` tokens, a whole block unless given.
+
+        `padding` (B,) says how many of each sequence's first tokens only fill it up on the left.
+        """
+        c = self.config
+        dtype = next(parameter for _, parameter in self.named_parameters()).dtype
+        capacity = c.block_size if length is None else min(length, c.block_size)
+        layers = [KVCache(batch, c.n_kv_head, capacity, c.head_dim, dtype) for _ in range(c.n_layer)]
+        return Cache(layers, padding)
+
+    def generate(self, ids: Sequence[int], max_new_tokens: int, **settings) -> Iterator[int]:
+        """Yield the tokens that continue `ids`; see `tinygrad_llm.generation.generate` for the settings."""
+        from tinygrad_llm.generation import generate  # which imports the models
+
+        return generate(self, ids, max_new_tokens, **settings)
+
+    def place(self, ids, cache: Cache | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """The positions of token ids (B, T) and their attention mask, None where the causal one does.
+
+        Raises UserError for more tokens than the block or the cache has room for.
+        """
+        tokens = np.shape(ids)[-1]
+        end = tokens + (cache.length if cache else 0)
+        if end > self.config.block_size:
+            raise UserError(f"{end} tokens are more than the block size of {self.config.block_size}")
+        if cache is None:
+            return np.arange(tokens), None
+        if end > cache.capacity:
+            raise UserError(f"{end} tokens are more than the cache has room for: {cache.capacity}")
+        return cache.positions(tokens), cache.mask(tokens)

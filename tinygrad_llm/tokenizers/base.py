@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import write_atomic
+from tinygrad_llm.tokenizers.chat import render
 
 # What transformers calls the special tokens that it gives a meaning.
 ROLES = {
@@ -29,6 +30,10 @@ class Tokenizer:
     tokens          id -> the bytes that the token stands for
     special_tokens  name -> id, such as {"<|endoftext|>": 50256}; user text never becomes one unasked
     vocab_size      the largest id plus one: the rows that an embedding needs
+    roles           what transformers calls the special tokens that have a meaning: {"eos_token": "<|endoftext|>"}
+    eos_ids         the tokens that end a text
+    bos_id          the token to put before a text, where the model wants one
+    chat_template   the Jinja template that turns a conversation into text, where the model has one
     """
 
     pre_tokenizer: dict  # how Hugging Face's library is to cut the text, and how to join the tokens again
@@ -38,21 +43,29 @@ class Tokenizer:
         self.special_tokens = special_tokens
         self.tokens = dict(sorted((tokens | {i: name.encode() for name, i in special_tokens.items()}).items()))
         self.vocab_size = max(self.tokens) + 1
+        self.roles = {ROLES[name]: name for name in special_tokens if name in ROLES}
+        self.eos_ids = {special_tokens[name] for role, name in self.roles.items() if role == "eos_token"}
+        self.bos_id: int | None = None
+        self.chat_template: str | None = None
 
     def encode(self, text: str, allow_special: bool = False) -> np.ndarray:
         """The ids of `text`, int32 (n,). With `allow_special`, a special token's name in it becomes that token.
 
         Raises UserError for a character that has no token, naming it and its position.
         """
-        if not (allow_special and self.special_tokens):
-            return self._encode(text)
-        names = "|".join(re.escape(name) for name in sorted(self.special_tokens, key=len, reverse=True))
-        return np.concatenate(
-            [
-                np.array([self.special_tokens[part]], np.int32) if part in self.special_tokens else self._encode(part)
-                for part in re.split(f"({names})", text)
-            ]
-        )
+        return self._encode_with_special(text) if allow_special and self.special_tokens else self._encode(text)
+
+    def apply_chat_template(self, messages: list[dict], add_generation_prompt: bool = True) -> list[int]:
+        """The ids of a conversation [{"role": "user", "content": "..."}, ...] as the model was trained to see it.
+
+        With `add_generation_prompt` they end where the assistant is to speak. Special tokens come from the template
+        alone: where a message holds the name of one, it is text.
+        Raises UserError without a template, for messages without roles, and for a template that fails or never ends.
+        """
+        if self.chat_template is None:
+            raise UserError("this tokenizer has no chat template: take a model tuned for chat, or set chat_template")
+        text, mark = render(self.chat_template, messages, self.roles, self.special_tokens, add_generation_prompt)
+        return self._encode_with_special(text, mark).tolist()
 
     def decode_bytes(self, ids: ArrayLike) -> bytes:
         """The bytes that `ids` stand for. Raises UserError for an id outside the vocabulary."""
@@ -97,14 +110,32 @@ class Tokenizer:
             # The special tokens stand here too: the library would number them anew if they did not.
             "model": self._model({names.get(i) or self._spell(token): i for i, token in self.tokens.items()}),
         }
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        config |= {ROLES[name]: name for name in self.special_tokens if name in ROLES}
-        for name, content in [("tokenizer.json", tokenizer), ("tokenizer_config.json", config)]:
-            write_atomic(Path(folder) / name, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+        write_atomic(Path(folder) / "tokenizer.json", json.dumps(tokenizer, ensure_ascii=False, indent=2) + "\n")
+        self._save_config(folder)
+
+    def _save_config(self, folder: str | os.PathLike, tokenizer_class: str = "PreTrainedTokenizerFast") -> None:
+        """Write `tokenizer_config.json`, and `chat_template.jinja` where there is a template."""
+        config = {"tokenizer_class": tokenizer_class, "clean_up_tokenization_spaces": False} | self.roles
+        write_atomic(Path(folder) / "tokenizer_config.json", json.dumps(config, ensure_ascii=False, indent=2) + "\n")
+        if self.chat_template is not None:
+            write_atomic(Path(folder) / "chat_template.jinja", self.chat_template)
+
+    def _encode_with_special(self, text: str, mark: str = "") -> np.ndarray:
+        """The ids of `text`, in which names are special tokens, but for those with `mark` in or behind them."""
+        names = "|".join(re.escape(name) for name in sorted(self.special_tokens, key=len, reverse=True)) or "(?!)"
+        parts = re.split(f"({names}){f'(?!{mark})' if mark else ''}", text)
+        ids = [self._encode(parts[0].replace(mark, ""))]
+        for name, part in zip(parts[1::2], parts[2::2], strict=True):
+            ids += [np.array([self.special_tokens[name]], np.int32), self._encode_after_special(part.replace(mark, ""))]
+        return np.concatenate(ids)
 
     def _encode(self, text: str) -> np.ndarray:
         """Text without special tokens to ids."""
         raise NotImplementedError
+
+    def _encode_after_special(self, text: str) -> np.ndarray:
+        """The same for the text behind a special token; some kinds put a space before the first only."""
+        return self._encode(text)
 
     def _spell(self, token: bytes) -> str:
         """A token as the key of the vocabulary in `tokenizer.json`."""

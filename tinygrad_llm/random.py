@@ -5,11 +5,14 @@ import numpy as np
 from tinygrad_llm.errors import UserError
 
 
-def generator(seed: int) -> np.random.Generator:
-    """A Philox generator (Salmon et al. 2011): its state is a key and a counter, the same on every machine."""
+def generator(seed: int, stream: int = 0) -> np.random.Generator:
+    """A Philox generator (Salmon et al. 2011): its state is a key and a counter, the same on every machine.
+
+    The streams of a seed are independent of each other and of every other seed's.
+    """
     if seed < 0:
         raise UserError(f"seed must be a whole number from 0 on, not {seed}")
-    return np.random.Generator(np.random.Philox(seed))
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(stream,) if stream else ())))
 
 
 def manual_seed(seed: int) -> None:

@@ -1,103 +1,132 @@
-"""Generation: the cache changes nothing, the settings do what they say."""
+"""Sampling: each setting as transformers has it, and tokens as often as their probabilities say."""
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.generation import logits_process as hf
 
-from tinygrad_llm import UserError, manual_seed
-from tinygrad_llm.generation import generate, sample
-from tinygrad_llm.models import GPT, GPTConfig
+from tinygrad_llm import UserError, random
+from tinygrad_llm.generation import Sampling, sampling
 
+LOGITS = np.random.default_rng(0).normal(0, 3, (5, 97))
+TEXTS = np.random.default_rng(1).integers(0, 97, (5, 40))
 
-@pytest.fixture(scope="module")
-def model() -> GPT:
-    return make_model()
-
-
-def make_model() -> GPT:
-    manual_seed(5)
-    model = GPT(GPTConfig(vocab_size=33, block_size=16, n_layer=2, n_head=2, n_embd=16))
-    for parameter in model.parameters():  # larger weights, so that distributions have shape
-        parameter.data *= 8
-    return model
-
-
-SETTINGS = [
-    {"temperature": 0},
-    {"temperature": 1.0, "seed": 1},
-    {"temperature": 0.7, "top_k": 5, "seed": 2},
-    {"temperature": 1.3, "top_p": 0.8, "seed": 3},
+PAIRS = [
+    (lambda x: sampling.keep_top_k(x, 1), hf.TopKLogitsWarper(1)),
+    (lambda x: sampling.keep_top_k(x, 7), hf.TopKLogitsWarper(7)),
+    (lambda x: sampling.keep_top_k(x, 1000), hf.TopKLogitsWarper(1000)),
+    (lambda x: sampling.keep_top_p(x, 1e-9), hf.TopPLogitsWarper(1e-9)),
+    (lambda x: sampling.keep_top_p(x, 0.5), hf.TopPLogitsWarper(0.5)),
+    (lambda x: sampling.keep_top_p(x, 0.95), hf.TopPLogitsWarper(0.95)),
+    (lambda x: sampling.keep_top_p(x, 1), hf.TopPLogitsWarper(1)),
+    (lambda x: sampling.keep_min_p(x, 0), hf.MinPLogitsWarper(0.0)),
+    (lambda x: sampling.keep_min_p(x, 0.05), hf.MinPLogitsWarper(0.05)),
+    (lambda x: sampling.keep_min_p(x, 1), hf.MinPLogitsWarper(1.0)),
+    (lambda x: sampling.penalize_repetition(x, TEXTS, 1.3), hf.RepetitionPenaltyLogitsProcessor(1.3)),
+    (lambda x: sampling.penalize_repetition(x, TEXTS, 0.7), hf.RepetitionPenaltyLogitsProcessor(0.7)),
 ]
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_a_cache_gives_exactly_what_recomputing_gives(model, settings):
-    """Forty tokens: within the block of sixteen, and beyond it."""
-    cached = list(generate(model, [1, 2, 3], 40, **settings))
-    assert cached == list(generate(model, [1, 2, 3], 40, use_cache=False, **settings))
-    assert len(cached) == 40
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS)
+def test_each_setting_is_that_of_transformers(ours, theirs):
+    before = LOGITS.copy()
+    expected = theirs(torch.tensor(TEXTS), torch.tensor(LOGITS)).numpy()
+    np.testing.assert_allclose(ours(LOGITS), expected, rtol=1e-14)
+    assert (before == LOGITS).all()
 
 
-def test_the_cache_gives_the_same_logits():
-    model = make_model().double()
-    ids = np.random.default_rng(0).integers(0, 33, (2, 16))
-    cache = model.new_cache(2)
-    pieces = [model(ids[:, :5], cache).data, *(model(ids[:, i : i + 1], cache).data for i in range(5, 16))]
-    assert np.allclose(np.concatenate(pieces, 1), model(ids).data, rtol=0, atol=1e-11)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.floats(0.05, 5),
+    st.none() | st.integers(1, 40),
+    st.none() | st.floats(0.01, 0.99),
+    st.none() | st.floats(0.01, 0.99),
+    st.floats(0.5, 2),
+)
+def test_together_they_have_the_order_of_transformers(seed, temperature, top_k, top_p, min_p, penalty):
+    """The distribution that is drawn from, on logits of a new seed each time."""
+    rng = np.random.default_rng(seed)
+    logits, texts = rng.normal(0, 3, (2, 33)), rng.integers(0, 33, (2, 5))
+    chain = [hf.RepetitionPenaltyLogitsProcessor(penalty), hf.TemperatureLogitsWarper(temperature)]
+    chain += [] if top_k is None else [hf.TopKLogitsWarper(top_k)]
+    chain += [] if top_p is None else [hf.TopPLogitsWarper(top_p)]
+    chain += [] if min_p is None else [hf.MinPLogitsWarper(min_p)]
+    scores = torch.tensor(logits)
+    for process in chain:
+        scores = process(torch.tensor(texts), scores)
+    settings = Sampling(temperature, top_k, top_p, min_p, penalty)
+    np.testing.assert_allclose(distribution(settings, logits, texts), scores.softmax(-1).numpy(), atol=1e-9)
 
 
-def test_greedy_takes_the_likeliest(model):
-    tokens = [4, 5]
-    for token in generate(model, tokens, 10, temperature=0):
-        assert token == model(np.array([tokens])).data[0, -1].argmax()
-        tokens.append(token)
+def distribution(settings: Sampling, logits: np.ndarray, texts) -> np.ndarray:
+    """What `choose` would draw from."""
+    caught = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "draw", lambda logits, drawings: caught.append(logits))
+        settings.choose(logits, [], texts)
+    p = np.exp(caught[0] - caught[0].max(-1, keepdims=True))
+    return p / p.sum(-1, keepdims=True)
 
 
-def test_a_seed_decides(model):
-    def draw(seed):
-        return list(generate(model, [1], 12, seed=seed))
-
-    assert draw(1) == draw(1) != draw(2)
-
-
-def test_it_stops_at_the_token_and_says_nothing_of_it(model):
-    free = list(generate(model, [1], 12, seed=1))
-    stop = free[5]
-    assert list(generate(model, [1], 12, seed=1, stop=stop)) == free[: free.index(stop)]
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tokens_come_as_often_as_their_probabilities_say(dtype):
+    """Chi-square of 40,000 draws; its 99.9th percentile for 9 degrees of freedom is 27.9."""
+    p = np.array([0.3, 0.2, 0.15, 0.1, 0.08, 0.07, 0.05, 0.03, 0.015, 0.005])
+    logits = np.tile(np.log(p) + 5, (4, 1)).astype(dtype)
+    drawings = [random.generator(0, row) for row in range(4)]
+    draws = np.concatenate([sampling.draw(logits, drawings) for _ in range(10_000)])
+    expected = p * len(draws)
+    assert ((np.bincount(draws, minlength=10) - expected) ** 2 / expected).sum() < 27.9
 
 
-def test_dropout_is_off_and_the_mode_comes_back():
-    model = GPT(GPTConfig(vocab_size=7, block_size=8, n_layer=1, n_head=1, n_embd=8, dropout=0.5))
-    runs = {tuple(generate(model, [1], 8, temperature=0)) for _ in range(5)}
-    assert len(runs) == 1
-    assert model.training
+def test_what_is_ruled_out_never_comes():
+    logits = np.log(np.array([[0.5, 0.3, 0.15, 0.05]]))
+    drawing = [random.generator(1)]
+    draws = [Sampling(top_p=0.7).choose(logits, drawing, [[]])[0] for _ in range(500)]
+    assert set(draws) == {0, 1}  # the fewest that reach it
 
 
-def test_sample_follows_the_distribution():
-    p = np.array([0.5, 0.3, 0.15, 0.05])
-    drawing = np.random.default_rng(0)
+def test_temperature_zero_takes_the_likeliest_and_draws_nothing():
+    assert Sampling(temperature=0).choose(LOGITS, [], TEXTS).tolist() == LOGITS.argmax(-1).tolist()
+    penalized = sampling.penalize_repetition(LOGITS, TEXTS, 5.0)
+    chosen = Sampling(temperature=0, repetition_penalty=5.0).choose(LOGITS, [], TEXTS)
+    assert chosen.tolist() == penalized.argmax(-1).tolist()
 
-    def frequencies(**settings):
-        return np.bincount([sample(np.log(p), drawing, **settings) for _ in range(4000)], minlength=4) / 4000
 
-    assert frequencies() == pytest.approx(p, abs=0.03)
-    assert frequencies(top_k=2) == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
-    assert frequencies(top_p=0.7) == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)  # the fewest that reach it
-    assert frequencies(temperature=0.5) == pytest.approx(p**2 / (p**2).sum(), abs=0.03)
-    assert frequencies(top_k=1) == pytest.approx([1, 0, 0, 0])
+@pytest.mark.parametrize("temperature", [1e-300, 1e-6, 1e6, 1e300])
+def test_extreme_temperatures_overflow_nothing(temperature):
+    drawings = [random.generator(row) for row in range(5)]
+    with np.errstate(over="raise", invalid="raise"):
+        chosen = Sampling(temperature=temperature).choose(LOGITS.astype(np.float32), drawings, TEXTS)
+    assert temperature > 1 or chosen.tolist() == LOGITS.argmax(-1).tolist()
+
+
+def test_streams_of_a_seed_differ_and_the_first_is_the_seeds():
+    first = [random.generator(seed, stream).random() for seed in range(20) for stream in range(20)]
+    assert len(set(first)) == 400
+    assert random.generator(3, 0).random() == random.generator(3).random()
+
+
+def test_logits_that_are_no_numbers_are_refused():
+    with pytest.raises(FloatingPointError, match="not finite"):
+        Sampling().choose(np.array([[1.0, np.nan]]), [random.generator(0)], [[]])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "settings", "message"),
+    ("settings", "message"),
     [
-        (([], 5), {}, "the prompt is empty"),
-        (([1] * 17, 5), {}, "the prompt has 17 tokens and the model's block 16"),
-        (([33], 5), {}, "token 33 at .* is outside the vocabulary of 33"),
-        (([1], -5), {}, "max_new_tokens must not be negative"),
-        (([1], 5), {"temperature": -1}, "temperature must be 0"),
-        (([1], 5), {"top_k": 0}, "top_k must be at least 1"),
-        (([1], 5), {"top_p": 1.5}, "top_p must be above 0"),
+        ({"temperature": -1}, "temperature must be 0"),
+        ({"temperature": float("nan")}, "temperature must be 0"),
+        ({"top_k": 0}, "top_k must be at least 1"),
+        ({"top_p": 0}, "top_p must be above 0"),
+        ({"top_p": 1.5}, "top_p must be above 0"),
+        ({"min_p": -0.1}, "min_p must be from 0 to 1"),
+        ({"repetition_penalty": 0}, "repetition_penalty must be above 0"),
+        ({"seed": -1}, "seed must be a whole number"),
     ],
 )
-def test_bad_settings(model, arguments, settings, message):
+def test_bad_settings(settings, message):
     with pytest.raises(UserError, match=message):
-        list(generate(model, *arguments, **settings))
+        Sampling(**settings)

@@ -85,7 +85,7 @@ def run(argv: list[str]) -> int:
             top_k=c.top_k,
             top_p=c.top_p,
             seed=seed + sample,
-            stop=stop,
+            stop_tokens=[] if stop is None else [stop],
         )
         sys.stdout.write(tokenizer.decode(ids))
         for piece in stream(tokens, tokenizer):

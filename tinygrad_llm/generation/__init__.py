@@ -1,5 +1,6 @@
-"""Generation."""
+"""Generation: choosing tokens, one after the other, and showing them as text."""
 
-from tinygrad_llm.generation.sampling import generate, sample
+from tinygrad_llm.generation.decoding import Context, Decoding, generate, generate_batch
+from tinygrad_llm.generation.sampling import Sampling
 
-__all__ = ["generate", "sample"]
+__all__ = ["Context", "Decoding", "Sampling", "generate", "generate_batch"]

@@ -1,6 +1,6 @@
 """What every language model has: a stack of layers between an embedding and a head, a loss, and a cache."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -60,11 +60,12 @@ class LanguageModel(Module):
         layers = [KVCache(batch, c.n_kv_head, capacity, c.head_dim, dtype) for _ in range(c.n_layer)]
         return Cache(layers, padding)
 
-    def generate(self, ids: Sequence[int], max_new_tokens: int, **settings) -> Iterator[int]:
-        """Yield the tokens that continue `ids`; see `tinygrad_llm.generation.generate` for the settings."""
-        from tinygrad_llm.generation import generate  # which imports the models
+    def generate(self, ids: Sequence[int], max_new_tokens: int, **settings) -> list[int]:
+        """The tokens that continue `ids`; `tinygrad_llm.generation.generate` has the settings, and yields them as they
+        come."""
+        from tinygrad_llm.generation import generate  # which is above the models
 
-        return generate(self, ids, max_new_tokens, **settings)
+        return list(generate(self, ids, max_new_tokens, **settings))
 
     def place(self, ids, cache: Cache | None) -> tuple[np.ndarray, np.ndarray | None]:
         """The positions of token ids (B, T) and their attention mask, None where the causal one does.

@@ -48,6 +48,11 @@ class Cache:
         """How many tokens there is room for."""
         return self.layers[0].keys.shape[2]
 
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        for layer in self.layers:
+            layer.length = min(layer.length, length)
+
     def positions(self, tokens: int) -> np.ndarray:
         """Where the next T tokens stand in their sequences: (T,), or with padding (B, T), the padding itself at 0."""
         positions = np.arange(self.length, self.length + tokens)

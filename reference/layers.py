@@ -170,3 +170,13 @@ def attention_qkvpacked(qkv, n_head, keep=None, dropout_p=0.0):
 def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, approximate="none"):
     h = F.gelu(F.linear(x, fc_weight, fc_bias), approximate=approximate)
     return F.linear(h, proj_weight, proj_bias)
+
+
+@oracle(
+    case(normal(7, 33, scale=3.0), normal(7, 33)),
+    case(normal(2, 3, 97, scale=3.0), normal(2, 3, 97)),
+    case(normal(1), normal(1)),
+    case(np.array([-30.0, -9.0, 0.0, 9.0, 30.0]), np.array([2.0, -1.0, 3.0, 0.0, 0.5])),
+)
+def swiglu(gate, up):
+    return F.silu(gate) * up

@@ -51,6 +51,7 @@ FAULTS = {
     ("numpy", "gelu"): (" * (1 + 3 * CUBIC * x * x)", ""),
     ("numpy", "dropout"): ("dy * _scale(p)", "dy"),
     ("numpy", "rotary"): ("dy * cos - turn", "dy * cos + turn"),
+    ("numpy", "swiglu"): ("silu_backward(dy * up, *saved)", "dy * up"),
     ("numpy", "mlp"): ("gelu_backward(da, h, approximate)", "da"),
     ("numpy", "attention"): (" - (dp * p).sum(axis=-1, keepdims=True)", ""),
     ("numpy", "attention_qkvpacked"): ("part[...] = gradient", "part[...] = dq"),

@@ -3,18 +3,16 @@
 Shapes: B sequences of T tokens of C = n_embd numbers; H = n_head heads of D = C / H; a vocabulary of V.
 """
 
-import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from tinygrad_llm import functional as F
-from tinygrad_llm import ops, random
+from tinygrad_llm import ops
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.models.language_model import LanguageModel
-from tinygrad_llm.nn import Cache, Dropout, Embedding, KVCache, LayerNorm, Linear, Module, MultiHeadAttention, initial
+from tinygrad_llm.nn import Cache, Dropout, Embedding, KVCache, LayerNorm, Linear, Module, MultiHeadAttention
 from tinygrad_llm.tensor import Tensor
 
 
@@ -114,8 +112,7 @@ class Block(Module):
 
 
 class GPT(LanguageModel):
-    """A GPT with GPT-2's initialization: normal with standard deviation 0.02, and for the products that are added to
-    the shortcut 0.02 / sqrt(2 n_layer), since there are 2 n_layer of them; biases zero."""
+    """A GPT, initialized as GPT-2: see `LanguageModel.initialize`."""
 
     def __init__(self, config: GPTConfig):
         self.config = config
@@ -125,12 +122,7 @@ class GPT(LanguageModel):
         self.h = [Block(config) for _ in range(config.n_layer)]
         self.ln_f = LayerNorm(config.n_embd, bias=config.bias)
         self.lm_head = None if config.tie_weights else Linear(config.n_embd, config.vocab_size, bias=False)
-        for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
-                std = 0.02 / math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else 0.02
-                parameter.data = initial(parameter.shape, partial(random.default.normal, 0, std))
-            elif name.endswith("bias"):
-                parameter.data = initial(parameter.shape, np.zeros)
+        self.initialize(("c_proj.weight",))
 
     @property
     def embedding(self) -> Embedding:

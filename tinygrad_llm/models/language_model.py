@@ -1,12 +1,15 @@
 """What every language model has: a stack of layers between an embedding and a head, a loss, and a cache."""
 
+import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from tinygrad_llm import functional as F
+from tinygrad_llm import random
 from tinygrad_llm.errors import UserError
-from tinygrad_llm.nn import Cache, Embedding, KVCache, Linear, Module, Parameter
+from tinygrad_llm.nn import Cache, Embedding, KVCache, Linear, Module, Parameter, initial
 from tinygrad_llm.quantization import Quantized
 from tinygrad_llm.tensor import Tensor
 
@@ -20,6 +23,17 @@ class LanguageModel(Module):
 
     embedding: Embedding
     lm_head: Linear | None
+
+    def initialize(self, residual: tuple[str, ...]) -> None:
+        """GPT-2's first numbers: matrices normal with standard deviation 0.02, but those whose names end as `residual`
+        says, whose products are added to the shortcut, 0.02 / sqrt(2 n_layer), since there are 2 n_layer of them;
+        biases zero."""
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                std = 0.02 / math.sqrt(2 * self.config.n_layer) if name.endswith(residual) else 0.02
+                parameter.data = initial(parameter.shape, partial(random.default.normal, 0, std))
+            elif name.endswith("bias"):
+                parameter.data = initial(parameter.shape, np.zeros)
 
     def hidden(self, ids, cache: Cache | None = None) -> Tensor:
         """The last layer's normed output (B, T, C) for token ids (B, T); with a cache, for those that follow the

@@ -50,6 +50,7 @@ from tinygrad_llm.ops.softmax import softmax
 from tinygrad_llm.ops.sqrt import sqrt
 from tinygrad_llm.ops.sub import sub
 from tinygrad_llm.ops.sum import sum
+from tinygrad_llm.ops.swiglu import swiglu
 from tinygrad_llm.ops.tanh import tanh
 from tinygrad_llm.ops.tril import tril
 from tinygrad_llm.ops.triu import triu

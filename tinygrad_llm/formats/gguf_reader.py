@@ -1,8 +1,8 @@
 """Reading GGUF, llama.cpp's file format: a header, metadata, a table of tensors, then their data.
 
-The layout is specified at https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The header is read here, and not by
-`gguf.GGUFReader`, since that believes what a file says of itself: it goes on beyond the end, so that an array said to
-hold 2^60 numbers never ends. Here nothing is done that the bytes that are there do not bear out.
+The layout is specified at https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The header is read here, and not
+by `gguf.GGUFReader`, since that believes what a file says of itself: it goes on beyond the end, so that an array said
+to hold 2^60 numbers never ends. Here nothing is done that the bytes that are there do not bear out.
 """
 
 import math
@@ -41,7 +41,7 @@ class GGUF:
     """What a GGUF file holds.
 
     metadata  key -> a str, bool, int or float; a list of str; or an array of numbers
-    tensors   name -> an array (F32, F16), or Quantized (every other type): views of the file, which cannot be written to
+    tensors   name -> an array (F32, F16) or Quantized (every other type): views of the file, not writeable
     """
 
     path: Path
@@ -85,7 +85,7 @@ class _Header:
         for name, (kind, shape, offset) in infos.items():
             self.position += (start - self.position) % alignment
             if start + offset != self.position:
-                raise UserError(f"tensor {name} starts at {offset}, not at {self.position - start} after the one before")
+                raise UserError(f"tensor {name} starts at {offset}, not at {self.position - start}, next to the last")
             tensors[name] = self.tensor(name, kind, shape)
         return metadata, tensors
 
@@ -94,7 +94,7 @@ class _Header:
         start = self.position
         if n > len(self.data) - start:
             raise UserError(
-                f"the file is cut short or damaged: {what} wants {n} bytes at {start}, but it has {len(self.data)} in all"
+                f"the file is cut short or damaged: at byte {start} of {len(self.data)}, {what} wants {n} more"
             )
         self.position += n
         return start

@@ -9,6 +9,7 @@ from tinygrad_llm.errors import UserError
 COMMANDS = {
     "train": "train a GPT on a text",
     "generate": "let a trained model write",
+    "evaluate": "measure a model: perplexity, LAMBADA, BLiMP, multiple choice",
     "tokenizer": "train a tokenizer, or look at what one does",
     "verify": "compare every operation, forward and backward, with PyTorch",
     "bench": "race against PyTorch on the same cores",

@@ -1,101 +1,123 @@
-"""Hugging Face's GPT-2 folders: `config.json`, `model.safetensors` and the tokenizer's files.
+"""Hugging Face's model folders: `config.json`, `model.safetensors` (or several) and the tokenizer's files.
 
-Their names and layout differ from ours in two ways. A linear layer there is a `Conv1D`, whose weight is (in, out), the
-transpose of ours. And it always has biases: a model of ours without any is written with zeros in their place, and with
-the entry `"bias": false` in config.json, which brings it back without.
+Llama and Qwen2 have our names and layout. GPT-2's differ in two ways. A linear layer there is a `Conv1D`, whose weight
+is (in, out), the transpose of ours. And it always has biases: a model of ours without any is written with zeros in
+their place, and with the entry `"bias": false` in config.json, which brings it back without.
 """
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from tinygrad_llm import hub
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import reading, write_atomic
-from tinygrad_llm.models import GPT, GPTConfig
+from tinygrad_llm.formats import check_vocabulary
+from tinygrad_llm.formats.safetensors import open_folder, save_arrays
+from tinygrad_llm.formats.stored import Stored, assemble, typed
+from tinygrad_llm.models import GPT, GPTConfig, LanguageModel, LlamaConfig
+from tinygrad_llm.nn import QuantizedEmbedding, QuantizedLinear
+from tinygrad_llm.nn.rope import TRAINED
 from tinygrad_llm.tokenizers import Tokenizer
 
+TRANSPOSED = ("c_attn.weight", "c_fc.weight", "c_proj.weight")
+CONSTANTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # that old files hold beside the weights
 ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu"}
 FROM_ACTIVATIONS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh"}
-TRANSPOSED = ("c_attn.weight", "c_fc.weight", "c_proj.weight")
-MASKS = (".attn.bias", ".attn.masked_bias")  # constants that old files hold beside the weights
 
-# What the architecture allows and our GPT has in one form only.
-FIXED = {
-    "model_type": "gpt2",
+# Ours -> theirs. And what an architecture allows and our models have in one form only; where it is absent, it is so.
+GPT2 = {
+    "vocab_size": "vocab_size",
+    "block_size": "n_positions",
+    "n_embd": "n_embd",
+    "n_layer": "n_layer",
+    "n_head": "n_head",
+}
+GPT2_FIXED = {
     "layer_norm_epsilon": 1e-5,
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }
+LLAMA = {
+    "vocab_size": "vocab_size",
+    "block_size": "max_position_embeddings",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_embd": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "norm_eps": "rms_norm_eps",
+}
+LLAMA_OPTIONAL = {"n_kv_head": "num_key_value_heads", "head_dim": "head_dim", "mlp_bias": "mlp_bias"}
+LLAMA_FIXED = {"hidden_act": "silu", "partial_rotary_factor": 1.0, "use_sliding_window": False}
 
 
-def save_pretrained(model: GPT, folder: str | os.PathLike, tokenizer: Tokenizer | None = None) -> None:
-    """Write a folder that transformers' GPT2LMHeadModel.from_pretrained opens, and AutoTokenizer with a tokenizer.
+def save_pretrained(
+    model: LanguageModel,
+    folder: str | os.PathLike,
+    tokenizer: Tokenizer | None = None,
+    chat_template: str | None = None,
+) -> None:
+    """Write a folder that transformers' AutoModelForCausalLM.from_pretrained opens, and AutoTokenizer with a tokenizer.
 
-    Each file is whole or absent. Raises UserError or OSError where one cannot be written.
+    `chat_template` takes the place of the tokenizer's. Each file is whole or absent. Raises UserError or OSError where
+    one cannot be written, for quantized weights, and for a tokenizer that the embedding has no rows for.
     """
-    folder, c = Path(folder), model.config
-    end = tokenizer.special_tokens.get("<|endoftext|>") if tokenizer else None
-    config = FIXED | {
-        "architectures": ["GPT2LMHeadModel"],
-        "vocab_size": c.vocab_size,
-        "n_positions": c.block_size,
-        "n_embd": c.n_embd,
-        "n_layer": c.n_layer,
-        "n_head": c.n_head,
-        "activation_function": ACTIVATIONS[c.activation],
-        **dict.fromkeys(["embd_pdrop", "resid_pdrop", "attn_pdrop"], c.dropout),
-        "bias": c.bias,
-        "tie_word_embeddings": c.tie_weights,
-        "bos_token_id": end,
-        "eos_token_id": end,
-        "torch_dtype": model.wte.weight.dtype.name,
+    folder = Path(folder)
+    if tokenizer:
+        check_vocabulary(model, tokenizer)
+    if any(isinstance(module, QuantizedLinear | QuantizedEmbedding) for module in model.modules()):
+        raise UserError("this format has no place for quantized weights: load the model with quantized=False")
+    ends = sorted(tokenizer.eos_ids) if tokenizer else []
+    config = (gpt2_config if isinstance(model, GPT) else llama_config)(model.config) | {
+        "tie_word_embeddings": model.config.tie_weights,
+        "bos_token_id": tokenizer.bos_id if tokenizer else None,
+        "eos_token_id": ends if len(ends) > 1 else next(iter(ends), None),
+        "torch_dtype": model.parameters()[0].dtype.name,
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_arrays(to_huggingface(model), folder / "model.safetensors")
     write_atomic(folder / "config.json", json.dumps(config, indent=2) + "\n")
     if tokenizer:
         tokenizer.save(folder)
+    if chat_template is not None:
+        write_atomic(folder / "chat_template.jinja", chat_template)
 
 
-def load_pretrained(folder: str | os.PathLike) -> GPT:
-    """The GPT in a folder that `save_pretrained`, or transformers for a GPT-2, has written.
+def load_pretrained(source: str | os.PathLike, dtype=None) -> LanguageModel:
+    """The model in a folder that `save_pretrained`, or transformers for a GPT-2, Llama or Qwen2, has written, or of
+    that name on the hub.
 
-    Half-precision weights become float32. Raises UserError for files that are missing, damaged or do not fit
-    together, and for a model that is no GPT-2.
+    Its parameters get this dtype; without one they keep float64, and everything else becomes float32. Raises UserError
+    for files that are missing, damaged or do not fit together, and for another architecture.
     """
-    folder = Path(folder)
+    folder = hub.locate(source)
     if not folder.is_dir():
         raise UserError(f"no model at {folder}: give a folder with config.json and model.safetensors")
-    config = _read_config(folder / "config.json")
-    arrays = read_arrays(folder / "model.safetensors")
-    arrays = {name.removeprefix("transformer."): x for name, x in arrays.items() if not name.endswith(MASKS)}
+    config = read_config(folder / "config.json")
+    stored = {
+        name.removeprefix("transformer.").removeprefix("model."): array
+        for name, array in open_folder(folder).items()
+        if not name.endswith(CONSTANTS)
+    }
     if config.tie_weights:
-        arrays.pop("lm_head.weight", None)
-    state = {name: x.T if name.endswith(TRANSPOSED) else x for name, x in arrays.items()}
-    if not config.bias:  # the zeros that the format wants; if they were trained since, they count
-        biases = {name for name in state if name.endswith(".bias")}
-        if any(state[name].any() for name in biases):
-            config = GPTConfig(**{**vars(config), "bias": True})
-        else:
-            state = {name: x for name, x in state.items() if name not in biases}
-    model = GPT(config)
-    if any(x.dtype == np.float64 for x in state.values()):
-        model.double()
+        stored.pop("lm_head.weight", None)
+    if isinstance(config, GPTConfig):
+        config, stored = from_conv1d(config, stored)
     try:
-        model.load_state_dict(state)
+        return assemble(config, stored, dtype)
     except UserError as error:
-        raise UserError(f"{folder / 'model.safetensors'} does not fit its config.json: {error}") from error
-    return model
+        raise UserError(f"the weights in {folder} do not fit its config.json: {error}") from error
 
 
-def to_huggingface(model: GPT) -> dict[str, np.ndarray]:
-    """The parameters under the names and in the layout of GPT2LMHeadModel; missing biases are zeros."""
+def to_huggingface(model: LanguageModel) -> dict[str, np.ndarray]:
+    """The parameters under the names and in the layout of transformers; GPT-2's missing biases are zeros."""
     state = model.state_dict()
+    if not isinstance(model, GPT):
+        return {name if name.startswith("lm_head.") else f"model.{name}": x for name, x in state.items()}
     if not model.config.bias:
         for name, x in list(state.items()):
             if name.endswith(".weight") and name.startswith(("h.", "ln_f.")):
@@ -106,42 +128,98 @@ def to_huggingface(model: GPT) -> dict[str, np.ndarray]:
     }
 
 
-def save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Write a safetensors file. Raises OSError where that fails, as every other way to write a file does."""
-    try:
-        save_file({name: np.asarray(x, order="C") for name, x in arrays.items()}, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
+def from_conv1d(config: GPTConfig, stored: dict[str, Stored]) -> tuple[GPTConfig, dict[str, Stored]]:
+    """GPT-2's weights in our layout, without the biases that are only there because the format wants them."""
+    stored = {name: x.T if name.endswith(TRANSPOSED) else x for name, x in stored.items()}
+    biases = {} if config.bias else {name: x for name, x in stored.items() if name.endswith(".bias")}
+    if any(x.read().any() for x in biases.values()):  # trained since: they count
+        return replace(config, bias=True), stored
+    return config, {name: x for name, x in stored.items() if name not in biases}
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file. Raises UserError for one that is missing, truncated or of another dtype."""
-    try:
-        with reading(path), safe_open(path, "numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged or no safetensors file: {' '.join(str(error).split())}") from error
-
-
-def _read_config(path: Path) -> GPTConfig:
+def read_config(path: Path) -> GPTConfig | LlamaConfig:
+    """The configuration in a config.json. Raises UserError for one that is damaged or of another architecture."""
     with reading(path):
         c = json.loads(path.read_text("utf-8"))
-        for name, value in FIXED.items():
-            if c.get(name, value) != value:
-                raise UserError(f"{path}: {name} is {c[name]!r}, but this program has {value!r} only")
-        if c["activation_function"] not in FROM_ACTIVATIONS:
-            known = ", ".join(FROM_ACTIVATIONS)
-            raise UserError(f"{path}: no activation {c['activation_function']!r} here, but {known}")
-        if c.get("n_inner") not in (None, 4 * c["n_embd"]):
-            raise UserError(f"{path}: n_inner is {c['n_inner']}, but a block here is 4 n_embd = {4 * c['n_embd']} wide")
-        return GPTConfig(
-            vocab_size=c["vocab_size"],
-            block_size=c["n_positions"],
-            n_layer=c["n_layer"],
-            n_head=c["n_head"],
-            n_embd=c["n_embd"],
-            dropout=c.get("resid_pdrop", 0.0),
-            bias=c.get("bias", True),
-            activation=FROM_ACTIVATIONS[c["activation_function"]],
-            tie_weights=c.get("tie_word_embeddings", True),
-        )
+        kind = c.get("model_type", "gpt2")
+        if kind not in READERS:
+            raise UserError(f"{path}: model_type is {kind!r}, but this program has {', '.join(READERS)}")
+        if c.get("quantization_config") is not None:
+            raise UserError(f"{path}: its weights are quantized: take the model as it was before, or as a GGUF file")
+        return READERS[kind](c)
+
+
+def gpt2_config(config: GPTConfig) -> dict:
+    """config.json's entries for a GPT."""
+    return {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        **GPT2_FIXED,
+        **{theirs: getattr(config, ours) for ours, theirs in GPT2.items()},
+        "activation_function": ACTIVATIONS[config.activation],
+        **dict.fromkeys(["embd_pdrop", "resid_pdrop", "attn_pdrop"], config.dropout),
+        "bias": config.bias,
+    }
+
+
+def from_gpt2_config(c: dict) -> GPTConfig:
+    _check_fixed(c, GPT2_FIXED)
+    if c["activation_function"] not in FROM_ACTIVATIONS:
+        raise UserError(f"no activation {c['activation_function']!r} here, but {', '.join(FROM_ACTIVATIONS)}")
+    if c.get("n_inner") not in (None, 4 * c["n_embd"]):
+        raise UserError(f"n_inner is {c['n_inner']}, but a block here is 4 n_embd = {4 * c['n_embd']} wide")
+    values = {ours: c[theirs] for ours, theirs in GPT2.items()}
+    values["activation"] = FROM_ACTIVATIONS[c["activation_function"]]
+    values["dropout"], values["bias"] = c.get("resid_pdrop", 0.0), c.get("bias", True)
+    return typed(GPTConfig, values | {"tie_weights": c.get("tie_word_embeddings", True)})
+
+
+def llama_config(config: LlamaConfig) -> dict:
+    """config.json's entries for a Llama, or for a Qwen2 where queries, keys and values alone have biases."""
+    c = config
+    qwen2 = (c.attention_bias, c.attention_output_bias, c.mlp_bias) == (True, False, False)
+    if not qwen2 and c.attention_bias != c.attention_output_bias:
+        raise UserError("no architecture of transformers has biases in these places: see attention_bias in LlamaConfig")
+    scaling, block_size = c.rope_scaling, c.block_size
+    if scaling and scaling["rope_type"] == "dynamic":  # which transformers does from max_position_embeddings on
+        block_size = scaling[TRAINED]
+    return {
+        "model_type": "qwen2" if qwen2 else "llama",
+        "architectures": ["Qwen2ForCausalLM" if qwen2 else "LlamaForCausalLM"],
+        **{theirs: getattr(config, ours) for ours, theirs in (LLAMA | LLAMA_OPTIONAL).items()},
+        "max_position_embeddings": block_size,
+        "attention_bias": c.attention_bias,
+        "hidden_act": "silu",
+        "rope_theta": c.rope_theta,
+        "rope_scaling": scaling,
+    }
+
+
+def from_llama_config(c: dict) -> LlamaConfig:
+    _check_fixed(c, LLAMA_FIXED)
+    values = {ours: c[theirs] for ours, theirs in LLAMA.items()}
+    values |= {ours: c[theirs] for ours, theirs in LLAMA_OPTIONAL.items() if c.get(theirs) is not None}
+    qwen2 = c["model_type"] == "qwen2"
+    values["attention_bias"] = qwen2 or c.get("attention_bias", False)
+    values["attention_output_bias"] = not qwen2 and c.get("attention_bias", False)
+    values["tie_weights"] = c.get("tie_word_embeddings", False)
+    rope = dict(c.get("rope_parameters") or c.get("rope_scaling") or {})  # since version 5 of transformers, and before
+    values["rope_theta"] = rope.pop("rope_theta", c.get("rope_theta", 10000.0))
+    _check_fixed(rope, LLAMA_FIXED)
+    rope["rope_type"] = rope.pop("type", rope.get("rope_type", "default"))
+    if rope["rope_type"] == "dynamic":  # then the longest sequence is that many times the trained one
+        rope[TRAINED] = values["block_size"]
+        values["block_size"] = int(rope["factor"] * values["block_size"])
+    elif rope["rope_type"] in ("llama3", "yarn"):
+        rope.setdefault(TRAINED, c.get(TRAINED, values["block_size"]))
+    values["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+    return typed(LlamaConfig, values)
+
+
+def _check_fixed(c: dict, fixed: dict) -> None:
+    for name, value in fixed.items():
+        if c.get(name, value) != value:
+            raise UserError(f"{name} is {c[name]!r}, but this program has {value!r} only")
+
+
+READERS = {"gpt2": from_gpt2_config, "llama": from_llama_config, "qwen2": from_llama_config}

@@ -88,13 +88,9 @@ class Module:
         """The parameters' arrays by name: the arrays themselves, not copies."""
         return {name: parameter.data for name, parameter in self.named_parameters()}
 
-    def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True, assign: bool = False) -> None:
-        """Copy arrays into the parameters of the same names, converting the dtype; with `assign`, the parameters take
-        the arrays themselves.
-
-        Raises UserError, before anything is copied, naming each array of another shape and, if `strict`, each that is
-        missing or unexpected.
-        """
+    def check_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:
+        """Raise UserError naming each array of another shape than the parameter of its name and, if `strict`, each that
+        is missing or unexpected."""
         own = dict(self.named_parameters())
         problems = [
             f"{name} has shape {tuple(np.shape(state[name]))}, not {own[name].shape}"
@@ -106,11 +102,18 @@ class Module:
             problems += [f"{name} is unexpected" for name in state.keys() - own.keys()]
         if problems:
             raise UserError(f"the state does not fit {type(self).__name__}: {'; '.join(sorted(problems))}")
-        for name in own.keys() & state.keys():
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True, assign: bool = False) -> None:
+        """Copy arrays into the parameters of the same names, converting the dtype; with `assign`, the parameters take
+        the arrays themselves. Raises as `check_state_dict`, before anything is changed."""
+        self.check_state_dict(state, strict)
+        for name, parameter in self.named_parameters():
+            if name not in state:
+                continue
             if assign:
-                own[name].data = state[name]
+                parameter.data = state[name]
             else:
-                own[name].data[...] = np.asarray(state[name])
+                parameter.data[...] = np.asarray(state[name])
 
     def train(self, mode: bool = True) -> "Module":
         """Make this module and all below it train, so that dropout drops, or not."""

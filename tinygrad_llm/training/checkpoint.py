@@ -16,7 +16,8 @@ from pathlib import Path
 from tinygrad_llm.data.sources import sha256
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import replacing
-from tinygrad_llm.formats.huggingface import read_arrays, save_arrays, save_pretrained
+from tinygrad_llm.formats.huggingface import save_pretrained
+from tinygrad_llm.formats.safetensors import read_arrays, save_arrays
 from tinygrad_llm.models import GPT
 from tinygrad_llm.optim import Optimizer
 from tinygrad_llm.tokenizers import Tokenizer

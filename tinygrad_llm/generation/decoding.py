@@ -63,7 +63,8 @@ class Decoding:
     finish_reasons  each row's: "stop" for a stop token or a call of `end`, "length" for max_new_tokens, None till then
 
     A row that has ended computes along until all have, and gives no tokens. `context` is one that has read other texts
-    before: what these prompts begin with is not read again. For the rest, and what is raised, see `generate`.
+    before: what these prompts begin with is not read again. `stream` is the first row's stream of the seed. For the
+    rest, and what is raised, see `generate`.
     """
 
     def __init__(
@@ -75,8 +76,9 @@ class Decoding:
         stop_tokens: Iterable[int] = (),
         use_cache: bool = True,
         context: "Context | None" = None,
+        stream: int = 0,
     ):
-        self.model, self.max_new_tokens, self.sampling = model, max_new_tokens, sampling
+        self.model, self.max_new_tokens, self.sampling, self.stream = model, max_new_tokens, sampling, stream
         self.block_size = model.config.block_size if context is None else context.capacity
         self.prompts = [[int(token) for token in prompt] for prompt in prompts]
         lengths = [len(prompt) for prompt in self.prompts]
@@ -108,7 +110,7 @@ class Decoding:
 
     def _steps(self) -> Iterator[dict[int, int]]:
         seed, rows = self.sampling.seed, range(len(self.prompts))
-        drawings = [random.default if seed is None else random.generator(seed, stream=row) for row in rows]
+        drawings = [random.default if seed is None else random.generator(seed, self.stream + row) for row in rows]
         longest = max(map(len, self.prompts))
         padding = np.array([longest - len(prompt) for prompt in self.prompts])  # on the left
         ids = np.array([[0] * (longest - len(prompt)) + prompt for prompt in self.prompts])  # (B, T)

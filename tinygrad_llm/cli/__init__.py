@@ -8,7 +8,8 @@ from tinygrad_llm.errors import UserError
 
 COMMANDS = {
     "train": "train a GPT on a text",
-    "generate": "let a trained model write",
+    "generate": "let a model continue a text",
+    "chat": "talk with a model",
     "evaluate": "measure a model: perplexity, LAMBADA, BLiMP, multiple choice",
     "tokenizer": "train a tokenizer, or look at what one does",
     "verify": "compare every operation, forward and backward, with PyTorch",

@@ -1,111 +1,133 @@
 """`tinygrad-llm generate`"""
 
-import codecs
+import json
 import secrets
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TextIO
 
-from tinygrad_llm import kernels, tokenizers
-from tinygrad_llm.cli.parsing import Parser
+from tinygrad_llm.cli.loading import MODEL, Loading, notice
+from tinygrad_llm.cli.parsing import Parser, take
 from tinygrad_llm.errors import UserError
-from tinygrad_llm.formats.huggingface import load_pretrained
-from tinygrad_llm.generation import generate
+from tinygrad_llm.files import reading
+from tinygrad_llm.generation import Decoding, Sampling
+from tinygrad_llm.generation.text import Text
 from tinygrad_llm.tokenizers import Tokenizer
-from tinygrad_llm.training.checkpoint import find_model
-from tinygrad_llm.training.threads import set_threads
 
-DESCRIPTION = """Let a trained model write: MODEL is a run folder, or a checkpoint in one.
+DESCRIPTION = f"""Let a model continue a text. MODEL is {MODEL}.
 
 examples:
   tinygrad-llm generate runs/python-docs-nanogpt-cpu
   tinygrad-llm generate runs/python-docs-nanogpt-cpu --prompt ">>> help(" --temperature 0.8
   tinygrad-llm generate runs/python-docs-nanogpt-cpu --temperature 0      the likeliest text, always the same
   tinygrad-llm generate runs/python-docs-nanogpt-cpu --seed 1 --samples 3
+  tinygrad-llm generate model.gguf --prompt "Once upon a time" --top_p 0.9 --stop "The end" --stop "THE END"
+  tinygrad-llm generate model.gguf --prompts_file questions.txt --max_new_tokens 50 --json
 """
 
 
 @dataclass(frozen=True)
-class Generation:
+class Writing:
     """What to write.
 
     Args:
         prompt: the text to continue; a line break unless given
         prompt_file: a file with the text to continue
+        prompts_file: a file with a text to continue in each of its lines
+        allow_special: take the name of a special token in a prompt, such as <|endoftext|>, for that token
         crop_prompt: leave out the beginning of a prompt that is longer than the model's block
-        max_new_tokens: how many tokens to write
-        samples: how many texts to write
-        temperature: below 1 likelier, above 1 more varied; 0 always takes the likeliest token
-        top_k: draw among this many of the likeliest tokens
-        top_p: draw among the likeliest tokens whose probabilities together reach this
-        stop: a token at which to stop, such as "." or "<|endoftext|>"
-        seed: the same seed gives the same text
-        kernels: kernel sets by preference, with commas between them; numba where it is installed
-        threads: cores to use; all unless given
+        max_new_tokens: the most tokens to write
+        samples: how many texts to write for each prompt; each has a stream of the seed to itself
+        batch_size: how many texts to write at a time
     """
 
     prompt: str | None = None
     prompt_file: str | None = None
+    prompts_file: str | None = None
+    allow_special: bool = False
     crop_prompt: bool = False
     max_new_tokens: int = 500
     samples: int = 1
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    stop: str | None = None
-    seed: int | None = None
-    kernels: str | None = None
-    threads: int | None = None
+    batch_size: int = 8
+
+
+@dataclass
+class Row:
+    """One text: what it continues, and when each of its tokens came."""
+
+    prompt: int
+    sample: int
+    ids: list[int]
+    text: Text
+    times: list[float] = field(default_factory=list)  # seconds since the prompt began to be read
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of the tokens after the first."""
+        return (len(self.times) - 1) / (self.times[-1] - self.times[0]) if len(self.times) > 1 else None
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser("generate", DESCRIPTION, Generation, positional="MODEL")
-    parser.add_argument("model", metavar="MODEL", help="a run folder, or a folder with a model")
+    parser = Parser("generate", DESCRIPTION, Writing, Sampling, Loading, positional="MODEL")
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="a text to stop at; may be given several times"
+    )
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for each text, and nothing else")
+    parser.add_argument("--quiet", action="store_true", help="say nothing of compiling, and nothing of speed")
     settings = parser.settings(argv)
-    folder = find_model(settings.pop("model"))
-    c = Generation(**settings)
-    if c.kernels is not None:
-        kernels.use(*c.kernels.split(","))
-    set_threads(c.threads)
-    model, tokenizer = load_pretrained(folder), tokenizers.load(folder)
-    ids = encode_prompt(c, tokenizer, model.config.block_size)
-    stop = None if c.stop is None else stop_token(c.stop, tokenizer)
-    seed = secrets.randbelow(2**32) if c.seed is None else c.seed
-    if c.samples < 1:
-        raise UserError(f"samples must be at least 1, not {c.samples}")
-    for sample in range(c.samples):
-        if c.samples > 1:
-            print(f"\n--- {sample + 1} of {c.samples} ---")
-        tokens = generate(
-            model,
-            ids,
-            c.max_new_tokens,
-            temperature=c.temperature,
-            top_k=c.top_k,
-            top_p=c.top_p,
-            seed=seed + sample,
-            stop_tokens=[] if stop is None else [stop],
-        )
-        sys.stdout.write(tokenizer.decode(ids))
-        for piece in stream(tokens, tokenizer):
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        sys.stdout.write("\n")
+    c, sampling, loading = (take(settings, kind) for kind in (Writing, Sampling, Loading))
+    for name in ("samples", "batch_size"):
+        if getattr(c, name) < 1:
+            raise UserError(f"{name} must be at least 1, not {getattr(c, name)}")
+    prompts = read_prompts(c)
+    model, tokenizer = loading.load(settings["model"])
+    if sampling.seed is None:
+        sampling = replace(sampling, seed=secrets.randbelow(2**32))
+    prompts = [encode_prompt(c, prompt, tokenizer, model.config.block_size) for prompt in prompts]
+    rows = [
+        Row(number, sample, ids, Text(tokenizer, settings["stop"]))
+        for number, ids in enumerate(prompts, 1)
+        for sample in range(1, c.samples + 1)
+    ]
+    batches = [rows[start : start + c.batch_size] for start in range(0, len(rows), c.batch_size)]
+    with notice(settings["quiet"]):
+        for i, batch in enumerate(batches):
+            ids = [row.ids for row in batch]
+            stream = i * c.batch_size
+            decoding = Decoding(model, ids, c.max_new_tokens, sampling, tokenizer.eos_ids, stream=stream)
+            if settings["json"]:
+                print_json(decoding, batch)
+            else:
+                print_texts(decoding, batch, tokenizer, stream + 1, len(rows))
+    if sys.stderr.isatty() and not settings["quiet"]:
+        print(speed(batches), file=sys.stderr)
     return 0
 
 
-def encode_prompt(c: Generation, tokenizer: Tokenizer, block_size: int) -> list[int]:
+def read_prompts(c: Writing) -> list[str]:
+    """The texts to continue. Raises UserError for several places to take them from, and a file that cannot be read."""
+    given = [name for name in ("prompt", "prompt_file", "prompts_file") if getattr(c, name) is not None]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(f'--{name}' for name in given)} exclude each other")
+    if c.prompt_file is None and c.prompts_file is None:
+        return ["\n" if c.prompt is None else c.prompt]
+    path = c.prompt_file or c.prompts_file
+    with reading(path):
+        text = Path(path).read_text("utf-8")
+    prompts = [text] if c.prompt_file else [line for line in text.split("\n") if line.strip()]
+    if not prompts:
+        raise UserError(f"{path} holds no prompt: write one a line")
+    return prompts
+
+
+def encode_prompt(c: Writing, prompt: str, tokenizer: Tokenizer, block_size: int) -> list[int]:
     """The prompt's tokens. Raises UserError where it is too long for the block, unless it may be cropped."""
-    if c.prompt is not None and c.prompt_file is not None:
-        raise UserError("--prompt and --prompt_file exclude each other")
-    prompt = "\n" if c.prompt is None else c.prompt
-    if c.prompt_file is not None:
-        try:
-            prompt = Path(c.prompt_file).read_text("utf-8")
-        except (OSError, UnicodeError) as error:
-            raise UserError(f"cannot read {c.prompt_file}: {error}") from error
-    ids = tokenizer.encode(prompt).tolist()
+    ids = tokenizer.encode(prompt, allow_special=c.allow_special).tolist()
+    if tokenizer.bos_id is not None:
+        ids = [tokenizer.bos_id, *ids]
     excess = len(ids) - block_size
     if excess > 0 and not c.crop_prompt:
         raise UserError(
@@ -117,17 +139,64 @@ def encode_prompt(c: Generation, tokenizer: Tokenizer, block_size: int) -> list[
     return ids[max(excess, 0) :]
 
 
-def stop_token(text: str, tokenizer: Tokenizer) -> int:
-    """The one token that `text` is. Raises UserError if it is several."""
-    ids = tokenizer.encode(text, allow_special=True)
-    if len(ids) != 1:
-        raise UserError(f"stop must be one token, and {text!r} is {len(ids)}: {', '.join(tokenizer.show(ids))}")
-    return int(ids[0])
+def print_texts(decoding: Decoding, batch: list[Row], tokenizer: Tokenizer, number: int, total: int) -> None:
+    """The first text of a batch as it comes, then the others; `number` is the first one's among the total."""
+    for i, row in enumerate(batch):
+        if total > 1:
+            print(f"\n--- {number + i} of {total} ---")
+        ids = row.ids[1:] if row.ids[0] == tokenizer.bos_id else row.ids
+        sys.stdout.write(tokenizer.decode(ids))
+        if i == 0:
+            write(decoding, batch, sys.stdout)
+        else:
+            sys.stdout.write(row.text.text)
+        sys.stdout.write("\n")
 
 
-def stream(tokens: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """The tokens' text as they come; bytes wait until the character that they begin is whole."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for token in tokens:
-        yield decoder.decode(tokenizer.decode_bytes([token]))
-    yield decoder.decode(b"", final=True)
+def print_json(decoding: Decoding, batch: list[Row]) -> None:
+    """A line for each text."""
+    write(decoding, batch)
+    for row, tokens, reason in zip(batch, decoding.tokens, decoding.finish_reasons, strict=True):
+        result = {
+            "prompt": row.prompt,
+            "sample": row.sample,
+            "text": row.text.text,
+            "tokens": tokens,
+            "finish_reason": reason,
+            "prompt_tokens": len(row.ids),
+            "seconds_to_first_token": row.times[0] if row.times else None,
+            "tokens_per_second": row.tokens_per_second,
+        }
+        print(json.dumps(result, ensure_ascii=False), flush=True)
+
+
+def write(decoding: Decoding, batch: list[Row], shown: TextIO | None = None) -> None:
+    """Let the texts of a batch grow to their ends, the first of them before the reader's eyes."""
+
+    def show(i: int, piece: str) -> None:
+        if i == 0 and shown:
+            shown.write(piece)
+            shown.flush()
+
+    start = time.perf_counter()
+    for step in decoding:
+        now = time.perf_counter() - start
+        for i, token in step.items():
+            batch[i].times.append(now)
+            show(i, batch[i].text.add(token))
+            if batch[i].text.stopped:
+                decoding.end(i)
+    for i, row in enumerate(batch):
+        show(i, row.text.finish())
+
+
+def speed(batches: list[list[Row]]) -> str:
+    """How long the first token took, and how many a second came after it."""
+    batches = [rows for batch in batches if (rows := [row for row in batch if row.times])]
+    if not batches:
+        return "no tokens written"
+    first = batches[0][0]
+    count = sum(len(row.times) - 1 for rows in batches for row in rows)
+    seconds = sum(max(row.times[-1] for row in rows) - rows[0].times[0] for rows in batches)
+    line = f"first token after {first.times[0]:.2f} s, for a prompt of {len(first.ids):,} tokens"
+    return line + (f"; then {count / seconds:,.1f} tokens/s" if count else "")

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import re
+from dataclasses import fields
 
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
@@ -13,13 +14,18 @@ class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of a description as they are."""
 
 
-class Parser(ArgumentParser):
-    """The parser of `tinygrad-llm COMMAND`: a flag for every field of `settings`, a dataclass, and `--config`.
+def take(settings: dict, kind: type):
+    """The dataclass `kind` made of its fields among the settings, where they are no longer."""
+    return kind(**{field.name: settings.pop(field.name) for field in fields(kind)})
 
-    Help texts are the entries under "Args:" in the docstring of the dataclass, and of those nested in it.
+
+class Parser(ArgumentParser):
+    """The parser of `tinygrad-llm COMMAND`: a flag for every field of the `settings`, dataclasses, and `--config`.
+
+    Help texts are the entries under "Args:" in the docstrings of the dataclasses, and of those nested in them.
     """
 
-    def __init__(self, command: str, description: str, settings: type, positional: str = ""):
+    def __init__(self, command: str, description: str, *settings: type, positional: str = ""):
         super().__init__(
             prog=f"tinygrad-llm {command}",
             usage=f"tinygrad-llm {command} {positional} [--SETTING VALUE ...]".replace("  ", " "),
@@ -28,7 +34,8 @@ class Parser(ArgumentParser):
             exit_on_error=False,
         )
         self.add_argument("--config", action="config", help="a YAML file of settings; flags after it overrule it")
-        self.add_class_arguments(settings, as_group=False)
+        for kind in settings:
+            self.add_class_arguments(kind, as_group=False)
 
     def settings(self, argv: list[str]) -> dict:
         """The settings by name, nested dataclasses made. Raises UserError, in one line, for what does not fit."""
@@ -50,5 +57,10 @@ class Parser(ArgumentParser):
             return f"there is no setting {unknown[1]!r}; {hint}"
         if wrong := re.match(r'Parser key "(.+?)": Expected an? (.+)\. Got value: (.*)', message):
             expected = re.sub(r"<class '(\w+)'>", r"\1", wrong[2]).replace("typing.Literal", "one of ")
+            return f"{wrong[1]} is {wrong[3]!r}, but must be {expected}"
+        if wrong := re.match(
+            r'Parser key "(.+?)": Does not validate .*?Subtypes: \[(.+?)\].* Given value: (.*)', message
+        ):
+            expected = " or ".join(re.findall(r"'(\w+)'", wrong[2])).replace("NoneType", "null")
             return f"{wrong[1]} is {wrong[3]!r}, but must be {expected}"
         return re.sub(r'^Parser key "(.+?)": ', r"\1: ", message)

@@ -40,7 +40,7 @@ class Display:
     def __enter__(self) -> "Display":
         self.exits = contextlib.ExitStack()
         self.exits.enter_context(self.progress)
-        self.exits.enter_context(_compiling(lambda: self.status(COMPILING)))
+        self.exits.enter_context(compiling(lambda: self.status(COMPILING)))
         return self
 
     def __exit__(self, *exception) -> None:
@@ -71,7 +71,7 @@ class Display:
 
 
 @contextlib.contextmanager
-def _compiling(tell):
+def compiling(tell):
     """Call `tell` whenever Numba compiles, rather than loads what it compiled before; if it is in use at all."""
     if "numba" not in kernels.active():
         yield

@@ -1,0 +1,49 @@
+"""What the commands that use a model share: its loading, and a word about the first use's compiling."""
+
+import contextlib
+import functools
+import sys
+from dataclasses import dataclass
+
+from tinygrad_llm import hub, kernels, tokenizers
+from tinygrad_llm.formats import check_vocabulary, load_model
+from tinygrad_llm.models import LanguageModel
+from tinygrad_llm.tokenizers import Tokenizer
+from tinygrad_llm.training.checkpoint import find_model
+from tinygrad_llm.training.display import COMPILING, compiling
+from tinygrad_llm.training.threads import set_threads
+
+MODEL = "a run folder or a checkpoint in one, a .gguf file, a Hugging Face or OpenAI folder, or a name on its hub"
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model is loaded and computed with.
+
+    Args:
+        quantized: compute with the 8-bit and 4-bit blocks of a GGUF file; false makes its weights float32 first
+        kernels: kernel sets by preference, with commas between them; numba where it is installed
+        threads: cores to use; all unless given
+    """
+
+    quantized: bool = True
+    kernels: str | None = None
+    threads: int | None = None
+
+    def load(self, source: str) -> tuple[LanguageModel, Tokenizer]:
+        """The model and the tokenizer that `source` means, after the kernels and threads are set.
+
+        Raises UserError where they cannot be had, or do not belong together.
+        """
+        if self.kernels is not None:
+            kernels.use(*self.kernels.split(","))
+        set_threads(self.threads)
+        path = find_model(hub.locate(source))
+        model, tokenizer = load_model(path, quantized=self.quantized), tokenizers.load(path)
+        check_vocabulary(model, tokenizer)
+        return model, tokenizer
+
+
+def notice(quiet: bool = False) -> contextlib.AbstractContextManager:
+    """Inside, the first kernel that is compiled gives a line on standard error."""
+    return contextlib.nullcontext() if quiet else compiling(functools.cache(lambda: print(COMPILING, file=sys.stderr)))

@@ -61,6 +61,6 @@ def check_vocabulary(model: LanguageModel, tokenizer) -> None:
     """Raise UserError where the tokenizer has tokens that the model has no embedding for."""
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, and the model's embedding has {model.config.vocab_size}: "
+            f"the tokenizer has {tokenizer.vocab_size} tokens, and the model embeds {model.config.vocab_size}: "
             "they do not belong together"
         )

@@ -45,7 +45,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it may never have been made
+                temporary.unlink()
 
 
 def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:

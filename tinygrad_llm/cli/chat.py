@@ -85,7 +85,7 @@ def introduce(source: str, chat: "Chat") -> None:
     with contextlib.suppress(ImportError):  # not on every system
         import readline  # noqa: F401 (gives `input` line editing and a history)
     c, capacity = chat.conversation.model.config, chat.conversation.context.capacity
-    print(f"{source}: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide, a context of {capacity:,} tokens")
+    print(f"{source}: {c.n_layer} layers, {c.n_head} heads, {c.n_embd} wide; a context of {capacity:,} tokens")
     chat.settings()
     print("Type a message; /help lists the commands, Ctrl-D leaves.")
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import write_atomic
 from tinygrad_llm.tokenizers.chat import render
+from tinygrad_llm.tokenizers.description import added_token, description
 
 # What transformers calls the special tokens that it gives a meaning.
 ROLES = {
@@ -20,8 +21,6 @@ ROLES = {
     "[UNK]": "unk_token",
     "<|endoftext|>": "eos_token",
 }
-
-FUSE = {"type": "Fuse"}  # Hugging Face's name for joining tokens with nothing between them
 
 
 class Tokenizer:
@@ -94,22 +93,10 @@ class Tokenizer:
         `load` of this package and transformers' AutoTokenizer.from_pretrained both open the folder.
         """
         names = {i: name for name, i in self.special_tokens.items()}
-        tokenizer = {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [
-                {"id": i, "content": name, "special": True}
-                | dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized"], False)
-                for i, name in sorted(names.items())
-            ],
-            "normalizer": None,
-            "pre_tokenizer": self.pre_tokenizer,
-            "post_processor": None,
-            "decoder": self.decoder,
-            # The special tokens stand here too: the library would number them anew if they did not.
-            "model": self._model({names.get(i) or self._spell(token): i for i, token in self.tokens.items()}),
-        }
+        # The special tokens stand in the vocabulary too: the library would number them anew if they did not.
+        vocab = {names.get(i) or self._spell(token): i for i, token in self.tokens.items()}
+        added = [added_token(name, i) for i, name in sorted(names.items())]
+        tokenizer = description(self._model(vocab), self.pre_tokenizer, self.decoder, added)
         write_atomic(Path(folder) / "tokenizer.json", json.dumps(tokenizer, ensure_ascii=False, indent=2) + "\n")
         self._save_config(folder)
 
@@ -122,12 +109,17 @@ class Tokenizer:
 
     def _encode_with_special(self, text: str, mark: str = "") -> np.ndarray:
         """The ids of `text`, in which names are special tokens, but for those with `mark` in or behind them."""
+        first, *rest = self._split(text, mark)
+        ids = [self._encode(first)]
+        for name, part in zip(rest[::2], rest[1::2], strict=True):
+            ids += [np.array([self.special_tokens[name]], np.int32), self._encode_after_special(part)]
+        return np.concatenate(ids)
+
+    def _split(self, text: str, mark: str) -> list[str]:
+        """Text without marks, the name of a special token, text, a name, and so on."""
         names = "|".join(re.escape(name) for name in sorted(self.special_tokens, key=len, reverse=True)) or "(?!)"
         parts = re.split(f"({names}){f'(?!{mark})' if mark else ''}", text)
-        ids = [self._encode(parts[0].replace(mark, ""))]
-        for name, part in zip(parts[1::2], parts[2::2], strict=True):
-            ids += [np.array([self.special_tokens[name]], np.int32), self._encode_after_special(part.replace(mark, ""))]
-        return np.concatenate(ids)
+        return [part.replace(mark, "") for part in parts]
 
     def _encode(self, text: str) -> np.ndarray:
         """Text without special tokens to ids."""
@@ -144,11 +136,6 @@ class Tokenizer:
     def _model(self, vocab: dict[str, int]) -> dict:
         """The entry "model" of `tokenizer.json`; here, one token for each piece of text."""
         return {"type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]"}
-
-
-def split(pattern: str) -> dict:
-    """Hugging Face's description of a cut into the matches of a regular expression."""
-    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
 def utf8(text: str) -> bytes:

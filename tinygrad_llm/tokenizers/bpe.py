@@ -23,8 +23,9 @@ import regex
 import tiktoken
 
 from tinygrad_llm.errors import UserError
-from tinygrad_llm.tokenizers.base import Tokenizer, split, training_bytes
-from tinygrad_llm.tokenizers.byte import ALPHABET, BYTE_LEVEL, ByteTokenizer
+from tinygrad_llm.tokenizers.base import Tokenizer, training_bytes
+from tinygrad_llm.tokenizers.byte import ALPHABET, ByteTokenizer
+from tinygrad_llm.tokenizers.description import BYTES_ONLY, sequence, split
 
 # GPT-2's cut, which no merge crosses: English contractions; letters, digits or other marks, each with the space before
 # them; whitespace, of which the last space is left to the word that follows.
@@ -45,8 +46,7 @@ class BPETokenizer(ByteTokenizer):
         self._vocab = vocab
         self._encoding = tiktoken.Encoding("bpe", pat_str=pattern, mergeable_ranks=vocab, special_tokens=special_tokens)
         if pattern != GPT2_PATTERN:
-            cut = {"type": "Sequence", "pretokenizers": [split(pattern), BYTE_LEVEL | {"use_regex": False}]}
-            self.pre_tokenizer = cut
+            self.pre_tokenizer = sequence("pretokenizers", [split(pattern), BYTES_ONLY])
 
     @classmethod
     def train(

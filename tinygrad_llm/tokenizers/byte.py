@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinygrad_llm.tokenizers.base import Tokenizer, utf8
+from tinygrad_llm.tokenizers.description import BYTE_LEVEL, bpe
 
 # Byte-level vocabularies are kept in text files, where a raw byte may be no character, or a space. GPT-2 gave every
 # byte a printable stand-in: itself where Latin-1 prints it, else the next character from U+0100 on.
@@ -12,8 +13,6 @@ PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *
 ALPHABET = bytes(PRINTABLE) + bytes(b for b in range(256) if b not in PRINTABLE)  # by stand-in: GPT-2's first 256 ids
 STAND_IN = {b: chr(b) if i < len(PRINTABLE) else chr(256 + i - len(PRINTABLE)) for i, b in enumerate(ALPHABET)}
 BYTE_OF = {char: b for b, char in STAND_IN.items()}
-
-BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 
 class ByteTokenizer(Tokenizer):
@@ -37,6 +36,4 @@ class ByteTokenizer(Tokenizer):
         return "".join(STAND_IN[b] for b in token)
 
     def _model(self, vocab: dict[str, int]) -> dict:
-        absent = ["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"]
-        merges = [f"{self._spell(left)} {self._spell(right)}" for left, right in self.merges]
-        return {"type": "BPE", **dict.fromkeys(absent), "fuse_unk": False, "vocab": vocab, "merges": merges}
+        return bpe(vocab, [f"{self._spell(left)} {self._spell(right)}" for left, right in self.merges])

@@ -5,7 +5,8 @@ import sys
 import numpy as np
 
 from tinygrad_llm.errors import UserError
-from tinygrad_llm.tokenizers.base import FUSE, Tokenizer, split, training_bytes
+from tinygrad_llm.tokenizers.base import Tokenizer, training_bytes
+from tinygrad_llm.tokenizers.description import FUSE, split
 
 
 class CharTokenizer(Tokenizer):

@@ -44,8 +44,10 @@ def render(
     mark = next(c for c in map(chr, range(0xE000, 0xF900)) if c not in whole)
     marked = [_marked(message, mark, frozenset(names)) | {"role": message["role"]} for message in messages]
     try:
-        text = Environment().compiled(template).render(
-            messages=marked, add_generation_prompt=add_generation_prompt, tools=None, documents=None, **roles
+        text = (
+            Environment()
+            .compiled(template)
+            .render(messages=marked, add_generation_prompt=add_generation_prompt, tools=None, documents=None, **roles)
         )
     except UserError:
         raise
@@ -86,7 +88,7 @@ def _patterns(names: frozenset[str]) -> tuple[re.Pattern, set[str], int]:
 
 
 class Environment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox with what transformers gives a template, and a budget: the sandbox would let a loop run for years."""
+    """Jinja's sandbox with what transformers gives a template, and a budget: the sandbox has nothing against long loops."""
 
     intercepted_binops = frozenset(["+", "*", "**"])
 

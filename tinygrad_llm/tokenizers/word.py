@@ -6,7 +6,8 @@ import numpy as np
 import regex
 
 from tinygrad_llm.errors import UserError
-from tinygrad_llm.tokenizers.base import FUSE, Tokenizer, split, training_bytes
+from tinygrad_llm.tokenizers.base import Tokenizer, training_bytes
+from tinygrad_llm.tokenizers.description import FUSE, split
 
 SPECIAL_TOKENS = {"[BOS]": 0, "[EOS]": 1, "[PAD]": 2, "[UNK]": 3}
 

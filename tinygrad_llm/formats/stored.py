@@ -61,7 +61,8 @@ class Stored:
 
 
 def assemble(config: GPTConfig | LlamaConfig, stored: Mapping[str, Stored], dtype=None) -> LanguageModel:
-    """The model of this shape with these parameters, of the given dtype, or without one float64 only where one is.
+    """The model of this shape with these parameters, in `eval` mode. They are of the given dtype, or without one of
+    float32, unless one of them is float64.
 
     Raises UserError, before anything large is allocated, where names or shapes are not the model's.
     """
@@ -77,7 +78,7 @@ def assemble(config: GPTConfig | LlamaConfig, stored: Mapping[str, Stored], dtyp
         dtype = np.result_type(np.float32, *(array.kind for array in stored.values() if array.kind != BFLOAT16))
     for name, parameter in model.named_parameters():
         parameter.data = stored[name].read(dtype)
-    return model
+    return model.eval()
 
 
 def typed(config_class: type, values: dict):

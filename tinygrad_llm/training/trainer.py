@@ -69,7 +69,7 @@ class Trainer:
             for split, part in zip(("train", "val"), tokens, strict=True)
         }
         random.manual_seed(c.seed)
-        self.model = load_pretrained(resumed) if resumed else GPT(model).to(c.dtype)
+        self.model = load_pretrained(resumed).train() if resumed else GPT(model).to(c.dtype)
         if (self.model.config, self.model.wte.weight.dtype) != (model, c.dtype):
             raise UserError(f"the model in {resumed} is another than the settings describe: leave those as they are")
         groups = decay_groups(self.model.parameters(), c.weight_decay)

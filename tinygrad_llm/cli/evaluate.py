@@ -3,28 +3,25 @@
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tinygrad_llm import kernels, tokenizers
-from tinygrad_llm.cli.parsing import Parser
+from tinygrad_llm.cli.loading import MODEL, Loading, notice
+from tinygrad_llm.cli.parsing import Parser, take
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.evaluation import Blimp, Lambada, MultipleChoice, Perplexity, Report, evaluate
 from tinygrad_llm.evaluation.runner import as_json, table
 from tinygrad_llm.evaluation.scoring import BATCH_SIZE, checked_length
 from tinygrad_llm.evaluation.tasks import Task
 from tinygrad_llm.files import reading, write_atomic
-from tinygrad_llm.formats.huggingface import load_pretrained
 from tinygrad_llm.models.language_model import LanguageModel
 from tinygrad_llm.tokenizers import Tokenizer
-from tinygrad_llm.training.checkpoint import find_model
 from tinygrad_llm.training.interrupt import Interrupt
-from tinygrad_llm.training.threads import set_threads
 
-DESCRIPTION = """Measure a model: MODEL is a run folder, or a checkpoint in one.
+DESCRIPTION = f"""Measure a model. MODEL is {MODEL}.
 
 tasks:
   perplexity       loss, perplexity and bits a byte of a text, through a sliding window
@@ -58,8 +55,6 @@ class Evaluation:
         batch_size: how many sequences to compute at once
         max_length: tokens that the model sees at most; its block unless given
         json: a file to write the results to
-        kernels: kernel sets by preference, with commas between them; numba where it is installed
-        threads: cores to use; all unless given
     """
 
     text: str | None = None
@@ -71,36 +66,30 @@ class Evaluation:
     batch_size: int = BATCH_SIZE
     max_length: int | None = None
     json: str | None = None
-    kernels: str | None = None
-    threads: int | None = None
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser("evaluate", DESCRIPTION, Evaluation, positional="MODEL TASK ...")
-    parser.add_argument("model", metavar="MODEL", help="a run folder, or a folder with a model")
+    parser = Parser("evaluate", DESCRIPTION, Evaluation, Loading, positional="MODEL TASK ...")
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("tasks", metavar="TASK", nargs="+", help=", ".join(TASKS))
-    settings = parser.settings(argv)
-    name, names = settings.pop("model"), settings.pop("tasks")
-    c = Evaluation(**settings)
-    if unknown := set(names) - set(TASKS):
-        raise UserError(f"there is no task {unknown.pop()!r}: choose from {', '.join(TASKS)}")
+    about = parser.settings(argv)
+    settings = {name: value for name, value in about.items() if name not in ("model", "tasks")}
+    c, loading = take(settings, Evaluation), take(settings, Loading)
+    names = list(dict.fromkeys(about["tasks"]))
+    if unknown := [name for name in names if name not in TASKS]:
+        raise UserError(f"there is no task {unknown[0]!r}: choose from {', '.join(TASKS)}")
     if c.limit is not None and c.limit < 1:
         raise UserError(f"limit must be at least 1, not {c.limit}")
-    if c.kernels is not None:
-        kernels.use(*c.kernels.split(","))
-    set_threads(c.threads)
-    folder = find_model(name)
-    model, tokenizer = load_pretrained(folder), tokenizers.load(folder)
-    tasks = [make_task(task, c, model, tokenizer) for task in dict.fromkeys(names)]
-    with Interrupt() as interrupt:
+    model, tokenizer = loading.load(about["model"])
+    tasks = [make_task(name, c, model, tokenizer) for name in names]
+    with notice(), Interrupt() as interrupt:
         reports = [measure(task, c, model, tokenizer, interrupt) for task in tasks if not interrupt.requested]
-    console = Console(highlight=False)
-    console.print(table(reports), width=console.width if console.is_terminal else 120)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(table(reports))
     for report in reports:
         print(summary(report, c.max_length or model.config.block_size))
     if c.json is not None:
-        about = {"model": name, "settings": asdict(c) | {"tasks": names}, "partial": interrupt.requested}
-        write_atomic(c.json, json.dumps(as_json(reports, **about), indent=2) + "\n")
+        results = {"settings": about, "partial": interrupt.requested, "results": as_json(reports)}
+        write_atomic(c.json, json.dumps(results, indent=2) + "\n")
     if interrupt.requested:
         print("tinygrad-llm: interrupted: these results are partial", file=sys.stderr)
         return 130
@@ -137,7 +126,8 @@ def data(path: str, flag: str) -> Path:
 def measure(task: Task, c: Evaluation, model: LanguageModel, tokenizer: Tokenizer, interrupt: Interrupt) -> Report:
     """Run a task under a progress bar, until it is done or interrupted."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(task.name, total=len(task.items))
 
         def tell(items: int) -> bool:

@@ -79,11 +79,9 @@ def number(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.3e}"
 
 
-def as_json(reports: list[Report], **about) -> dict:
-    """The reports as JSON has them, after what they are about; a number that JSON cannot hold is null."""
-    results = [asdict(report) | {"partial": report.done < report.items} for report in reports]
-    for report in results:
-        for metric in report["metrics"]:
-            if not math.isfinite(metric["value"]):
-                metric["value"] = None
-    return about | {"results": results}
+def as_json(reports: list[Report]) -> list[dict]:
+    """The reports as JSON has them; a number that it cannot hold is null."""
+    results = [asdict(report) for report in reports]
+    for metric in [metric for report in results for metric in report["metrics"]]:
+        metric |= {name: None for name, x in metric.items() if isinstance(x, float) and not math.isfinite(x)}
+    return results

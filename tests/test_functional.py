@@ -1,5 +1,6 @@
 """functional has torch.nn.functional's names, arguments, defaults and semantics: the same call gives the same."""
 
+import importlib
 import inspect
 import tracemalloc
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as TF
 
-from tinygrad_llm import Tensor, UserError, manual_seed, watch
+from tinygrad_llm import Tensor, UserError, kernels, manual_seed, watch
 from tinygrad_llm import functional as F
 
 RANDOM = np.random.default_rng(0)
@@ -133,7 +134,25 @@ def test_linear_cross_entropy_is_the_two_in_one():
     assert all(np.allclose(a.grad, b.grad, rtol=1e-10) for a, b in zip(fused, plain, strict=True))
 
 
-def test_linear_cross_entropy_never_holds_all_the_logits():
+PAGE = importlib.import_module("tinygrad_llm.ops.linear_cross_entropy")  # of the same name as the operation
+
+
+@pytest.mark.parametrize("kernel_set", ["numpy", "numba"])
+def test_linear_cross_entropy_is_the_same_in_chunks(kernel_set, monkeypatch):
+    h, weight, targets = normal(23, 4), normal(5, 4), RANDOM.integers(0, 5, 23)
+    results = []
+    for logits in (2**24, 30):
+        monkeypatch.setattr(PAGE, "LOGITS", logits)
+        inputs = [Tensor(x, requires_grad=True) for x in (h, weight)]
+        with kernels.use(kernel_set):
+            loss = F.linear_cross_entropy(*inputs, targets)
+            loss.backward()
+        results.append([loss.data, *(x.grad for x in inputs)])
+    assert all(np.allclose(a, b, rtol=1e-12) for a, b in zip(*results, strict=True))
+
+
+def test_linear_cross_entropy_never_holds_all_the_logits(monkeypatch):
+    monkeypatch.setattr(PAGE, "LOGITS", 2**18)
     rows, vocabulary = 1500, 997
     inputs = [Tensor(x.astype(np.float32), requires_grad=True) for x in (normal(rows, 4), normal(vocabulary, 4))]
     F.linear_cross_entropy(*inputs, RANDOM.integers(0, vocabulary, rows)).backward()  # compiles what is compiled

@@ -1,7 +1,8 @@
 """GELU in one pass over memory: `tinygrad_llm.ops.gelu` has the definition and the derivation.
 
 NumPy makes a new array for every operator of the formula; here each element is read once and written once, and only x
-is kept for the backward. What is left is the speed of the exponential, so both forms are written in terms of it:
+is kept for the backward. `product` calls these loops for rows that it has just computed, which costs no memory at all.
+What is left is the speed of the exponential, so both forms are written in terms of it:
 
 - tanh: (1 + tanh u) / 2 = 1 / (1 + e^{-2u}), so y = x / (1 + e^{-2u}).
 - none: Phi has no closed form, and the C library's erfc takes one number at a time. In float32, its tail is
@@ -16,7 +17,7 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from tinygrad_llm.kernels.numba.common import exp
+from tinygrad_llm.kernels.numba.common import exp, helper
 from tinygrad_llm.kernels.numba.threads import leaf
 from tinygrad_llm.memory import empty
 from tinygrad_llm.ops.gelu import CUBIC, ROOT
@@ -33,63 +34,64 @@ TAIL = np.array(  # P's coefficients, from the constant one up
 
 
 def gelu_forward(x, approximate="none"):
-    flat, y = np.ascontiguousarray(x).reshape(-1), empty(x.shape, x.dtype)
-    forward = _tanh_forward if approximate == "tanh" else _erf_forward
-    forward(flat, y.reshape(-1))
+    y = empty(x.shape, x.dtype)
+    _forward(np.ascontiguousarray(x).reshape(-1), y.reshape(-1), approximate == "tanh")
     return y, x, approximate
 
 
 def gelu_backward(dy, x, approximate):
-    dx = empty(x.shape, x.dtype)
-    backward = _tanh_backward if approximate == "tanh" else _erf_backward
-    flat_dy, flat_x = np.ascontiguousarray(dy).reshape(-1), np.ascontiguousarray(x).reshape(-1)
-    backward(flat_dy, flat_x, dx.reshape(-1))
+    dx = np.array(dy, order="C")
+    y = empty(x.shape, x.dtype)
+    _backward(dx.reshape(-1), np.ascontiguousarray(x).reshape(-1), y.reshape(-1), approximate == "tanh")
     return dx
 
 
 @leaf
-def _tanh_forward(part, parts, x, y):
-    one, minus_two_root, cubic = x.dtype.type(1), x.dtype.type(-2 * ROOT), x.dtype.type(CUBIC)
+def _forward(part, parts, x, y, approximate):
     mine = slice(x.size * part // parts, x.size * (part + 1) // parts)
-    xs, ys = x[mine], y[mine]
-    for i in range(xs.size):
-        a = xs[i]
-        ys[i] = a / (one + exp(minus_two_root * (a + cubic * a * a * a)))
+    activate(x[mine], y[mine], approximate)
 
 
 @leaf
-def _tanh_backward(part, parts, dy, x, dx):
-    one, minus_two_root, cubic = x.dtype.type(1), x.dtype.type(-2 * ROOT), x.dtype.type(CUBIC)
-    three_cubic = x.dtype.type(3 * CUBIC)
+def _backward(part, parts, dx, x, y, approximate):
     mine = slice(x.size * part // parts, x.size * (part + 1) // parts)
-    dys, xs, dxs = dy[mine], x[mine], dx[mine]
-    for i in range(xs.size):
-        a = xs[i]
-        cdf = one / (one + exp(minus_two_root * (a + cubic * a * a * a)))
-        # the logistic function's derivative is cdf (1 - cdf), here with respect to 2u
-        slope = cdf - a * cdf * (one - cdf) * minus_two_root * (one + three_cubic * a * a)
-        dxs[i] = dys[i] * slope
+    activate_back(dx[mine], x[mine], y[mine], approximate)
 
 
-@leaf
-def _erf_forward(part, parts, x, y):
-    minus_half = x.dtype.type(-0.5)
-    mine = slice(x.size * part // parts, x.size * (part + 1) // parts)
-    xs, ys = x[mine], y[mine]
-    for i in range(xs.size):
-        a = xs[i]
-        ys[i] = a * _cdf(a, exp(minus_half * a * a))
+@helper
+def activate(x, y, approximate):
+    """y = gelu(x)"""
+    one, minus_half = x.dtype.type(1), x.dtype.type(-0.5)
+    minus_two_root, cubic = x.dtype.type(-2 * ROOT), x.dtype.type(CUBIC)
+    if approximate:
+        for i in range(x.size):
+            a = x[i]
+            y[i] = a / (one + exp(minus_two_root * (a + cubic * a * a * a)))
+    else:
+        for i in range(x.size):
+            a = x[i]
+            y[i] = a * _cdf(a, exp(minus_half * a * a))
 
 
-@leaf
-def _erf_backward(part, parts, dy, x, dx):
-    minus_half, density_at_0 = x.dtype.type(-0.5), x.dtype.type(DENSITY_AT_0)
-    mine = slice(x.size * part // parts, x.size * (part + 1) // parts)
-    dys, xs, dxs = dy[mine], x[mine], dx[mine]
-    for i in range(xs.size):
-        a = xs[i]
-        e = exp(minus_half * a * a)
-        dxs[i] = dys[i] * (_cdf(a, e) + a * density_at_0 * e)
+@helper
+def activate_back(dx, x, y, approximate):
+    """dx *= gelu'(x), and y = gelu(x) once more, from the same exponential."""
+    one, minus_half, density_at_0 = x.dtype.type(1), x.dtype.type(-0.5), x.dtype.type(DENSITY_AT_0)
+    minus_two_root, cubic, three_cubic = x.dtype.type(-2 * ROOT), x.dtype.type(CUBIC), x.dtype.type(3 * CUBIC)
+    if approximate:
+        for i in range(x.size):
+            a = x[i]
+            cdf = one / (one + exp(minus_two_root * (a + cubic * a * a * a)))
+            y[i] = a * cdf
+            # the logistic function's derivative is cdf (1 - cdf), here with respect to 2u
+            dx[i] *= cdf - a * cdf * (one - cdf) * minus_two_root * (one + three_cubic * a * a)
+    else:
+        for i in range(x.size):
+            a = x[i]
+            e = exp(minus_half * a * a)
+            cdf = _cdf(a, e)
+            y[i] = a * cdf
+            dx[i] *= cdf + a * density_at_0 * e
 
 
 def _cdf(x, e):

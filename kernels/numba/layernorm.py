@@ -7,10 +7,11 @@ dweight and dbias are sums over rows, which the threads share. Each thread adds 
 and these are added in order, so the bits depend on the number of threads alone, never on which was faster.
 """
 
-import numba
 import numpy as np
 
-from tinygrad_llm.kernels.numba.threads import leaf
+from tinygrad_llm.kernels.numba.simd import load, spread, store, total
+from tinygrad_llm.kernels.numba.threads import leaf, sums
+from tinygrad_llm.kernels.numba.vectors import lanes
 from tinygrad_llm.memory import empty
 
 
@@ -23,13 +24,11 @@ def layernorm_forward(x, weight, bias, eps=1e-5):
 
 def layernorm_backward(dy, rows, weight, has_bias, mean, rstd):
     rows_dy, dx = np.ascontiguousarray(dy).reshape(rows.shape), empty(rows.shape, rows.dtype)
-    dweight, dbias = np.zeros((2, numba.get_num_threads(), rows.shape[1]), rows.dtype)
-    _normalize_backward(rows_dy, rows, _or_constant(weight, 1, rows), mean, rstd, dx, dweight, dbias)
-    return (
-        dx.reshape(dy.shape),
-        dweight.sum(axis=0) if weight is not None else None,
-        dbias.sum(axis=0) if has_bias else None,
-    )
+    width = rows.shape[1]
+    added = sums(2 * width, rows.dtype)
+    _normalize_backward(rows_dy, rows, _or_constant(weight, 1, rows), mean, rstd, dx, added)
+    dweight, dbias = added.sum(axis=0)[: 2 * width].reshape(2, width)
+    return dx.reshape(dy.shape), dweight if weight is not None else None, dbias if has_bias else None
 
 
 def _or_constant(vector, constant, rows):
@@ -42,10 +41,10 @@ def _normalize(part, parts, x, weight, bias, eps, y, mean, rstd):
     one, size = x.dtype.type(1), x.dtype.type(width)
     for i in range(len(x) * part // parts, len(x) * (part + 1) // parts):
         xs, ys = x[i], y[i]
-        total = square = x.dtype.type(0)
+        sum_x = square = x.dtype.type(0)
         for c in range(width):
-            total += xs[c]
-        center = total / size
+            sum_x += xs[c]
+        center = sum_x / size
         for c in range(width):
             square += (xs[c] - center) * (xs[c] - center)
         scale = one / np.sqrt(square / size + eps)
@@ -55,20 +54,32 @@ def _normalize(part, parts, x, weight, bias, eps, y, mean, rstd):
 
 
 @leaf
-def _normalize_backward(part, parts, dy, x, weight, mean, rstd, dx, dweight, dbias):
+def _normalize_backward(part, parts, dy, x, weight, mean, rstd, dx, added):
     rows, width = x.shape
-    size = x.dtype.type(width)
-    dw, db = dweight[part], dbias[part]
+    dys, xs, dxs, mine = dy.reshape(-1), x.reshape(-1), dx.reshape(-1), added[part]
+    size, zero = x.dtype.type(width), x.dtype.type(0)
+    step = lanes(xs)
+    whole = width // step * step
     for i in range(rows * part // parts, rows * (part + 1) // parts):
-        dys, xs, dxs, center, scale = dy[i], x[i], dx[i], mean[i], rstd[i]
-        sum_g = sum_g_xhat = x.dtype.type(0)
-        for c in range(width):
-            xhat = (xs[c] - center) * scale
-            dw[c] += dys[c] * xhat
-            db[c] += dys[c]
-            sum_g += dys[c] * weight[c]
-            sum_g_xhat += dys[c] * weight[c] * xhat
+        center, scale, start = mean[i], rstd[i], i * width
+        g_sum = g_xhat_sum = spread(xs, zero)
+        for c in range(0, whole, step):
+            d, xhat = load(dys, start + c), (load(xs, start + c) - center) * scale
+            g = d * load(weight, c)
+            store(mine, c, load(mine, c) + d * xhat)
+            store(mine, width + c, load(mine, width + c) + d)
+            g_sum, g_xhat_sum = g_sum + g, g_xhat_sum + g * xhat
+        sum_g, sum_g_xhat = total(g_sum), total(g_xhat_sum)
+        for c in range(whole, width):
+            d, xhat = dys[start + c], (xs[start + c] - center) * scale
+            mine[c] += d * xhat
+            mine[width + c] += d
+            sum_g += d * weight[c]
+            sum_g_xhat += d * weight[c] * xhat
         mean_g, mean_g_xhat = sum_g / size, sum_g_xhat / size
-        for c in range(width):
-            xhat = (xs[c] - center) * scale
-            dxs[c] = scale * (dys[c] * weight[c] - mean_g - xhat * mean_g_xhat)
+        for c in range(0, whole, step):
+            d, xhat = load(dys, start + c), (load(xs, start + c) - center) * scale
+            store(dxs, start + c, (d * load(weight, c) - mean_g - xhat * mean_g_xhat) * scale)
+        for c in range(whole, width):
+            xhat = (xs[start + c] - center) * scale
+            dxs[start + c] = scale * (dys[start + c] * weight[c] - mean_g - xhat * mean_g_xhat)

@@ -16,7 +16,7 @@ from tinygrad_llm.kernels.numba.product import product
 from tinygrad_llm.kernels.numba.threads import leaf
 from tinygrad_llm.memory import empty
 from tinygrad_llm.ops import linear_cross_entropy as page
-from tinygrad_llm.ops.linear_cross_entropy import ROWS, chunks
+from tinygrad_llm.ops.linear_cross_entropy import chunks
 
 
 def linear_cross_entropy_forward(
@@ -31,9 +31,10 @@ def linear_cross_entropy_forward(
         loss, dloss = np.empty_like(h[:, 0]), np.full(len(h), np.divide(1, divisor), h.dtype)
     dh = empty(h.shape, h.dtype) if needs[0] else None
     dweight = empty(weight.shape, weight.dtype) if needs[1] else None
-    logits = empty((min(ROWS, len(h)), len(weight)), h.dtype)
-    for rows in chunks(len(h)):
-        x = product(h[rows], weight.T, logits[: len(h[rows])])
+    every = chunks(len(h), len(weight))
+    logits = empty((every[0].stop if every else 0, len(weight)), h.dtype)
+    for rows in every:
+        x = product(h[rows], weight.T, logits[: rows.stop - rows.start])
         loss[rows], *softmax = row_losses(x, targets[rows], counts[rows], label_smoothing)
         if needs[0] or needs[1]:
             row_gradients(dloss[rows], x, targets[rows], counts[rows], *softmax, label_smoothing, x)

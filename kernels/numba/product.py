@@ -10,7 +10,8 @@ multiplication"):
    these were transposed is then paid for once, not in every tile.
 3. *Blocking.* k is cut into stretches of DEPTH. PANELS panels of that length stay in the second-level cache while the
    rows of A pass, STRIPS strips at a time, each of which stays in the first-level cache while it meets the panels.
-4. *Beginning.* A bias, or what C holds already, is what a tile's sum begins with: it costs no pass of its own.
+4. *Beginning and end.* A bias, or what C holds already, is what a tile's sum begins with, and GELU is applied to rows
+   of C that have just been computed: they cost no pass over memory of their own.
 
 Each thread computes rows of C of its own, or columns if C has more of those, so no two write the same numbers, and the
 result depends on nothing but the operands. Rows go to threads as in the other kernels, so that a thread finds
@@ -20,7 +21,8 @@ what it left in its cache.
 import numpy as np
 
 from tinygrad_llm.kernels.numba.common import helper
-from tinygrad_llm.kernels.numba.threads import leaf, scratch
+from tinygrad_llm.kernels.numba.gelu import activate, activate_back
+from tinygrad_llm.kernels.numba.threads import leaf, scratch, sums
 from tinygrad_llm.kernels.numba.vectors import (
     ROWS,
     copy,
@@ -34,6 +36,7 @@ from tinygrad_llm.kernels.numba.vectors import (
 from tinygrad_llm.memory import empty
 
 DEPTH, PANELS, STRIPS = 384, 16, 8
+NOTHING, FORWARD, BACKWARD = 0, 1, 2  # what comes after the product: gelu of it, or its product with gelu's derivative
 WIDEST = 32, 16  # a tile's columns, and a strip's numbers for each k, in any dtype and on any machine
 SCRATCH = (ROWS + PANELS * DEPTH) * WIDEST[0] + STRIPS * DEPTH * WIDEST[1]  # numbers that a thread cuts and packs into
 
@@ -43,13 +46,30 @@ def product(a, b, out=None, add=False, bias=None) -> np.ndarray:
 
     The result is written to `out`, or with `add` added to it, if that is given: an array whose rows are side by side.
     """
+    return _multiplied(a, b, out, add, bias, NOTHING)
+
+
+def product_gelu(a, b, bias, approximate) -> tuple[np.ndarray, np.ndarray]:
+    """h = a b + bias, as `product`, and gelu(h)."""
+    y = empty((len(a), b.shape[1]), a.dtype)
+    return _multiplied(a, b, None, False, bias, FORWARD, approximate == "tanh", y, y), y
+
+
+def product_gelu_back(a, b, h, approximate) -> tuple[np.ndarray, np.ndarray]:
+    """a b, as `product`, times gelu'(h), and gelu(h): h (M, N) as the result."""
+    y = empty(h.shape, h.dtype)
+    return _multiplied(a, b, None, False, None, BACKWARD, approximate == "tanh", h, y), y
+
+
+def _multiplied(a, b, out, add, bias, then, approximate=False, h=None, y=None):
+    if a.shape[1] == 0:  # nothing to add up, but a beginning and an end
+        a, b = np.zeros((len(a), 1), a.dtype), np.zeros((1, b.shape[1]), a.dtype)
     (rows, depth), columns = a.shape, b.shape[1]
     bias = np.zeros(columns, a.dtype) if bias is None else np.ascontiguousarray(bias)
     c = empty((rows, columns), a.dtype) if out is None else out
-    if not c.size or not depth:
-        c[...] = c if add else bias
-        return c
-    _product(*_flat(a), *_flat(b), c.reshape(-1), rows, columns, depth, bias, add, scratch(SCRATCH, a.dtype))
+    flat = c.reshape(-1)
+    gelu = then, approximate, *(flat if x is None else np.ascontiguousarray(x).reshape(-1) for x in (h, y))
+    _product(*_flat(a), *_flat(b), flat, rows, columns, depth, bias, add, *gelu, scratch(SCRATCH, a.dtype))
     return c
 
 
@@ -100,7 +120,9 @@ def paste(x, x_row, y, y_row, rows, columns):
 
 
 @helper
-def multiply(a, a_row, a_column, b, b_row, b_column, c, rows, columns, c_row, depth, bias, add, scratch):
+def multiply(
+    a, a_row, a_column, b, b_row, b_column, c, rows, columns, c_row, depth, bias, add, then, tanh, h, g, scratch
+):
     """One thread's part of C: `rows` rows, c_row numbers apart, of `columns` columns."""
     wide, step = panel_width(c), strip_step(c)
     edge, panels, strips = scratch, scratch[ROWS * wide :], scratch[(ROWS + PANELS * DEPTH) * wide :]
@@ -125,37 +147,44 @@ def multiply(a, a_row, a_column, b, b_row, b_column, c, rows, columns, c_row, de
                         multiply_tile(strips, strip, 1, step, panels, panel, wide, length, *tile)
                         if y + ROWS > rows or x + wide > columns:
                             paste(edge, wide, c[after:], c_row, min(ROWS, rows - y), min(wide, columns - x))
+                    for row in range(y, min(y + ROWS, rows) if then != NOTHING and k + DEPTH >= depth else y):
+                        span = slice(row * c_row + j, row * c_row + right)
+                        if then == FORWARD:
+                            activate(c[span], g[span], tanh)
+                        else:
+                            activate_back(c[span], h[span], g[span], tanh)
 
 
 def column_sums(x: np.ndarray) -> np.ndarray:
-    """The sum of x (M, N) over its rows: (N,). Each thread adds up columns of its own, row after row."""
-    sums = np.zeros(x.shape[1], x.dtype)
-    _add_columns(np.ascontiguousarray(x), sums)
-    return sums
+    """The sum of x (M, N) over its rows: (N,). Each thread adds up rows of its own."""
+    added = sums(x.shape[1], x.dtype)
+    _add_rows(np.ascontiguousarray(x), added)
+    return added.sum(axis=0)[: x.shape[1]]
 
 
 @leaf
-def _add_columns(part, parts, x, sums):
-    mine = slice(sums.size * part // parts, sums.size * (part + 1) // parts)
-    total = sums[mine]
-    for i in range(len(x)):
-        row = x[i, mine]
-        for j in range(total.size):
-            total[j] += row[j]
+def _add_rows(part, parts, x, added):
+    mine = added[part]
+    for i in range(len(x) * part // parts, len(x) * (part + 1) // parts):
+        row = x[i]
+        for j in range(row.size):
+            mine[j] += row[j]
 
 
 @leaf
-def _product(thread, threads, a, a_row, a_column, b, b_row, b_column, c, rows, columns, depth, bias, add, scratch):
+def _product(
+    part, parts, a, a_row, a_column, b, b_row, b_column, c, rows, columns, depth, bias, add, then, tanh, h, g, scratch
+):
     wide = panel_width(c)
     if columns >= rows:
         panels = (columns + wide - 1) // wide
-        first, last = panels * thread // threads * wide, min(panels * (thread + 1) // threads * wide, columns)
-        b, c, bias = b[first * b_column :], c[first:], bias[first:]
+        first, last = panels * part // parts * wide, min(panels * (part + 1) // parts * wide, columns)
+        b, c, bias, h, g = b[first * b_column :], c[first:], bias[first:], h[first:], g[first:]
         height, width = rows, last - first
     else:
         strips = (rows + ROWS - 1) // ROWS
-        first, last = strips * thread // threads * ROWS, min(strips * (thread + 1) // threads * ROWS, rows)
-        a, c = a[first * a_row :], c[first * columns :]
+        first, last = strips * part // parts * ROWS, min(strips * (part + 1) // parts * ROWS, rows)
+        a, c, h, g = a[first * a_row :], c[first * columns :], h[first * columns :], g[first * columns :]
         height, width = last - first, columns
-    part = c, height, width, columns
-    multiply(a, a_row, a_column, b, b_row, b_column, *part, depth, bias, add, scratch[thread])
+    mine = c, height, width, columns
+    multiply(a, a_row, a_column, b, b_row, b_column, *mine, depth, bias, add, then, tanh, h, g, scratch[part])

@@ -16,10 +16,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tinygrad_llm.kernels.numba.common import FASTMATH, VERSION
-from tinygrad_llm.memory import empty
+from tinygrad_llm.memory import empty, zeros
 
 INDEX = ir.IntType(64)
 THREE = (types.int64,) * 3
+APART = 32  # numbers: two lines of the cache, which are fetched together
 _kept = threading.local()
 
 
@@ -50,6 +51,14 @@ def scratch(size: int, dtype) -> np.ndarray:
     if key not in kept or kept[key].shape[1] < size:
         kept[key] = empty((key[1], size), dtype)
     return kept[key]
+
+
+def sums(size: int, dtype) -> np.ndarray:
+    """(threads, at least size), zeros: for each thread to add into, and all to be added up in order in the end.
+
+    The rows lie apart: a line of memory that two threads write to in turn goes back and forth between their caches.
+    """
+    return zeros((numba.get_num_threads(), (-(-size // APART) + 1) * APART), dtype)
 
 
 def _address(compiled, signature: tuple) -> int:

@@ -58,7 +58,7 @@ FAULTS = {
     # losses
     ("numpy", "cross_entropy"): ("a.sum(axis=-1, keepdims=True) * ", ""),  # ignored rows
     ("numpy", "nll_loss"): (" / divisor", ""),
-    ("numpy", "linear_cross_entropy"): ("dweight += dx.T", "dweight[...] = dx.T"),  # every chunk but the last
+    ("numpy", "linear_cross_entropy"): ("dweight += dx.T", "dweight -= dx.T"),
     ("numpy", "mse_loss"): ("2 * difference", "difference"),
     ("numpy", "kl_div"): ("t * (target - x + 1)", "t * (target - x)"),
     ("numpy", "binary_cross_entropy_with_logits"): ("(1 + (c - 1) * target) * ", ""),
@@ -71,6 +71,6 @@ FAULTS = {
     ("numba", "attention_qkvpacked"): ("ascontiguousarray(dy)", "ascontiguousarray(-dy)"),
     ("numba", "gelu"): (" * (one + three_cubic * a * a)", ""),
     ("numba", "cross_entropy"): ("-= (1 - label_smoothing) * dloss", "-= dloss"),
-    ("numba", "linear_cross_entropy"): ("add=rows.start > 0", "add=False"),  # every chunk but the last
-    ("numba", "mlp"): ("dh = gelu_backward(da, h, approximate)", "dh = da"),
+    ("numba", "linear_cross_entropy"): ("row_gradients(dloss[rows]", "row_gradients(2 * dloss[rows]"),
+    ("numba", "mlp"): ("rows_dy, proj_weight, h, approximate", "rows_dy, proj_weight, 0 * h, approximate"),
 }

@@ -2,14 +2,17 @@
 
     x = h W^T,  loss = -sum_c a_c log softmax(x)_c, a row at a time (see `cross_entropy`).
 
-Rows are taken `ROWS` at a time. The forward keeps of each only the logarithm of its sum of exponentials, lse, from
-which the backward makes the row's probabilities again, p = e^{x - lse}, at the price of one more product. Then
+Rows are taken in chunks, so that there are never more than about LOGITS logits. The forward keeps of each row only the
+logarithm of its sum of exponentials, lse, from which the backward makes the row's probabilities again, p = e^{x - lse},
+at the price of one more product. Then
 
     dx = (sum_c a_c) p - a,  dh = dx W,  dW = dx^T h, summed over the rows.
 
-With N rows and a vocabulary of V this takes ROWS V numbers in place of N V, the largest array of a small GPT.
+With N rows and a vocabulary of V this takes LOGITS numbers in place of N V, the largest array of a small GPT.
 Shapes: h (N, C); weight (V, C); targets (N,) of integers; the loss (N,) with `reduction="none"`, else a number.
 """
+
+import math
 
 import numpy as np
 
@@ -17,14 +20,14 @@ from tinygrad_llm.autograd import operation
 from tinygrad_llm.ops.cross_entropy import target_weights
 from tinygrad_llm.ops.reduction import reduce
 
-ROWS = 256
+LOGITS = 2**24
 
 
 def linear_cross_entropy_forward(h, weight, targets, ignore_index=-100, reduction="mean", label_smoothing=0.0):
     loss, lse = np.empty_like(h[:, 0]), np.empty_like(h[:, 0])
     total = 0
-    for rows in chunks(len(h)):
-        x = h[rows] @ weight.T  # (ROWS, V)
+    for rows in chunks(len(h), len(weight)):
+        x = h[rows] @ weight.T  # (rows, V)
         a, weights = target_weights(x, targets[rows], None, ignore_index, label_smoothing)
         largest = x.max(axis=-1)
         lse[rows] = largest + np.log(np.exp(x - largest[:, None]).sum(axis=-1))
@@ -39,7 +42,7 @@ def linear_cross_entropy_backward(dy, h, weight, targets, lse, ignore_index, lab
     dh = np.empty_like(h) if needs[0] else None
     dweight = np.zeros_like(weight) if needs[1] else None
     row_dy = np.broadcast_to(dy / divisor, lse.shape)
-    for rows in chunks(len(h)):
+    for rows in chunks(len(h), len(weight)):
         x = h[rows] @ weight.T
         a, _ = target_weights(x, targets[rows], None, ignore_index, label_smoothing)
         # loss = sum_c a_c (lse - x_c)
@@ -52,8 +55,10 @@ def linear_cross_entropy_backward(dy, h, weight, targets, lse, ignore_index, lab
     return dh, dweight
 
 
-def chunks(count: int) -> list[slice]:
-    return [slice(start, start + ROWS) for start in range(0, count, ROWS)]
+def chunks(count: int, classes: int) -> list[slice]:
+    """So many rows of so many logits, cut as evenly as can be."""
+    rows = math.ceil(count / max(math.ceil(count * classes / LOGITS), 1))
+    return [slice(start, min(start + rows, count)) for start in range(0, count, max(rows, 1))]
 
 
 linear_cross_entropy = operation(linear_cross_entropy_forward, linear_cross_entropy_backward)

@@ -44,6 +44,7 @@ CUTS = {
 CUTS_OF = {name: cuts for names, cuts in CUTS.items() for name in names.split()}
 WHOLE_WORDS = {"llama-bpe", "llama3", "llama-v3", "falcon3", "tekken"}  # a word of the vocabulary is not merged anew
 
+NO_VOCABULARY, WHOLE_FILE = "no_vocab", "tokenizer.huggingface.json"  # of kinds that llama.cpp does not have
 ROLES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
 ENDS = ("eos", "eot", "eom")  # of the text, of the turn, of the message
 

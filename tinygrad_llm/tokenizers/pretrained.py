@@ -68,6 +68,7 @@ def _vocabulary_and_merges(file: Path) -> Tokenizer:
     vocab = json.loads(file.read_text("utf-8"))
     merges_file = file.with_name({"encoder.json": "vocab.bpe", "vocab.json": "merges.txt"}[file.name])
     merges = [line for line in merges_file.read_text("utf-8").split("\n") if line and not line.startswith("#version")]
+    if file.name == "encoder.json" and {len(vocab), 50257} == {50257} : ...
     config = _read(file.parent / "tokenizer_config.json")
     listed = {token["content"] for token in config.get("added_tokens_decoder", {}).values() if token.get("special")}
     added = [added_token(name, i) for name, i in vocab.items() if name in listed | {"<|endoftext|>"}]
@@ -79,7 +80,10 @@ def _vocabulary_and_merges(file: Path) -> Tokenizer:
 def _gguf_file(file: Path) -> Tokenizer:
     from tinygrad_llm.formats.gguf_reader import read
 
-    return gguf.from_metadata(read(file).metadata)
+    metadata = read(file).metadata
+    if metadata.get("tokenizer.ggml.model") == gguf.NO_VOCABULARY and gguf.WHOLE_FILE in metadata:
+        return _described(metadata[gguf.WHOLE_FILE])
+    return gguf.from_metadata(metadata)
 
 
 READERS: dict[str, Callable[[Path], Tokenizer]] = {

@@ -18,6 +18,7 @@ from gguf.quants import quant_shape_to_byte_shape
 from tinygrad_llm import quantization
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import reading, replacing
+from tinygrad_llm.formats import check_vocabulary
 from tinygrad_llm.formats.gguf_config import architecture, read_config, write_config
 from tinygrad_llm.formats.gguf_reader import GGUF, read
 from tinygrad_llm.formats.gguf_tokenizer import write_tokenizer
@@ -88,6 +89,7 @@ def save(
         "general.quantization_version": gguf.GGML_QUANT_VERSION,
     }
     if tokenizer:
+        check_vocabulary(model, tokenizer)
         values |= write_tokenizer(tokenizer, model.config.vocab_size, chat_template or tokenizer.chat_template)
     with replacing(path) as temporary:
         writer = gguf.GGUFWriter(temporary, architecture(model.config))

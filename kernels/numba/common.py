@@ -19,8 +19,9 @@ FASTMATH = {"contract", "reassoc", "arcp", "nsz"}
 
 # Numba compiles a leaf anew when the leaf's own file changes, and does not see that those whose code goes into it did.
 # So each leaf's name, under which it is cached, ends in a checksum of what leaves share.
-SHARED = [Path(__file__).with_name(f"{name}.py") for name in ("common", "simd", "threads", "vectors")]
-VERSION = f"{zlib.crc32(b''.join(path.read_bytes() for path in SHARED)):08x}"
+SHARED = ("common", "matvec", "quants", "simd", "threads", "vectors")
+SOURCE = b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in SHARED)
+VERSION = f"{zlib.crc32(SOURCE):08x}"
 
 LOG2_E = np.float32(math.log2(math.e))
 LN2_HIGH = np.float32(0.693359375)  # few bits, so that its product with a small whole number is exact

@@ -1,15 +1,23 @@
 """Linear layer by `product`, in Numba's own threads: `tinygrad_llm.ops.linear` has the definition and the derivation.
 
 All three products of the page go through it: y = x W^T, dx = dy W and dW = dy^T x. That no other threads wake up for
-them, and wait for each other, is worth more than their own speed where a model is small.
+them, and wait for each other, is worth more than their own speed where a model is small. For few rows of x, as in
+decoding, y is `matvec`'s.
 """
 
+import numpy as np
+
+from tinygrad_llm.kernels.numba.matvec import FEW, matvec
 from tinygrad_llm.kernels.numba.product import column_sums, product
 
 
 def linear_forward(x, weight, bias=None):
-    y = product(x.reshape(-1, x.shape[-1]), weight.T, bias=bias).reshape(*x.shape[:-1], len(weight))
-    return y, x, weight, bias is not None
+    rows = x.reshape(-1, x.shape[-1])
+    if len(rows) > FEW:
+        y = product(rows, weight.T, bias=bias)
+    else:
+        y = matvec(*(None if a is None else np.ascontiguousarray(a) for a in (rows, weight, bias)))
+    return y.reshape(*x.shape[:-1], len(weight)), x, weight, bias is not None
 
 
 def linear_backward(dy, x, weight, has_bias, needs, out):

@@ -241,3 +241,13 @@ def prefetch(typing_context, x, start):
 
     return types.void(x, types.int64), generate
 
+
+
+@intrinsic
+def fma(typing_context, a, b, c):
+    """a b + c in each lane, rounded once."""
+
+    def generate(context, builder, signature, arguments):
+        return llvm(builder, f"llvm.fma.{suffix(a)}", arguments[0].type, *arguments)
+
+    return a(a, a, a), generate

@@ -9,6 +9,7 @@ from tinygrad_llm.kernels.numba import adamw as adamw_kernel
 from tinygrad_llm.kernels.numba.common import exp, largest
 from tinygrad_llm.kernels.numba.threads import leaf
 from tinygrad_llm.optim.adamw import adamw_step
+from tinygrad_llm.quantization import quantize
 from tinygrad_llm.verification import compare, run
 
 KERNELS = [name for name in kernels.KernelSet("numba").operations() if name in vars(ops)]
@@ -27,6 +28,7 @@ def threads(request):
 def inputs_of(name: str) -> tuple[list, dict]:
     random = np.random.default_rng(3)
     normal, tokens = random.normal, random.integers(0, 33, size=257)
+    blocks = quantize(normal(size=(33, 96)), "Q4_1").blocks
     return {
         "add": ([normal(size=(257, 33)), normal(size=(257, 33))], {}),
         "attention": ([normal(size=(3, 2, 37, 9)) for _ in "qkv"], {"is_causal": True}),
@@ -36,6 +38,7 @@ def inputs_of(name: str) -> tuple[list, dict]:
         "gelu": ([normal(size=1023)], {"approximate": "tanh"}),
         "layernorm": ([normal(size=(257, 97)), normal(size=97), normal(size=97)], {}),
         "linear": ([normal(size=(257, 97)), normal(size=(33, 97)), normal(size=33)], {}),
+        "quantized_linear": ([normal(size=(3, 96)), blocks, normal(size=33)], {"type": "Q4_1"}),
         "mlp": ([normal(size=(257, 33)), normal(size=(97, 33)), normal(size=97), normal(size=(33, 97)), None], {}),
         "linear_cross_entropy": ([normal(size=(257, 97)), normal(size=(33, 97)), tokens], {}),
     }[name]

@@ -66,6 +66,7 @@ FAULTS = {
     ("numba", "add"): ("(dz, dz)", "(dz, 2 * dz)"),
     ("numba", "embedding"): ("total[c] += row[c]", "total[c] = row[c]"),
     ("numba", "linear"): ("column_sums(rows_dy)", "rows_dy.mean(axis=0)"),
+    ("numba", "quantized_linear"): ("product(rows_dy, deq", "product(-rows_dy, deq"),
     ("numba", "layernorm"): (" - xhat * mean_g_xhat", ""),
     ("numba", "attention"): ("(load(x, ds_start + j) - dot)", "load(x, ds_start + j)"),
     ("numba", "attention_qkvpacked"): ("ascontiguousarray(dy)", "ascontiguousarray(-dy)"),

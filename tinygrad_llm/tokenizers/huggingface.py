@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +38,14 @@ class HuggingFaceTokenizer(Tokenizer):
         whole = self._library.to_str()
         unknown = re.search(r'"unk_(?:id|token)":(\d+|"(?:[^"\\]|\\.)*")', whole)
         unknown = unknown and json.loads(unknown[1])
-        self._never = np.array([i for name, i in self.special_tokens.items() if unknown not in (i, name)], np.int32)
+        never = {name: i for name, i in self.special_tokens.items() if unknown not in (i, name)}
+        self._never = np.array([*never.values()], np.int32)
+        if never and '"model":{"type":"BPE"' not in whole:
+            whole = _renamed(json.loads(whole), never)
+        self._first = self._later = _library(whole)
         # Metaspace may put a space before the first word only, and then none before text behind a special token.
-        later = whole.replace('"prepend_scheme":"first"', '"prepend_scheme":"never"')
-        self._later = _library(later) if later != whole else self._library
+        if (later := whole.replace('"prepend_scheme":"first"', '"prepend_scheme":"never"')) != whole:
+            self._later = _library(later)
         if self._library.post_processor is not None:
             start = self._library.encode("a")
             self.bos_id = start.ids[0] if start.special_tokens_mask[0] else None
@@ -55,7 +60,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._save_config(folder)
 
     def _encode(self, text: str) -> np.ndarray:
-        return self._encode_by(self._library, text)
+        return self._encode_by(self._first, text)
 
     def _encode_after_special(self, text: str) -> np.ndarray:
         return self._encode_by(self._later, text)
@@ -93,6 +98,18 @@ class HuggingFaceTokenizer(Tokenizer):
             ]
         byte = {f"<0x{b:02X}>": bytes([b]) for b in range(256)} if "ByteFallback" in repr(decoder) else {}
         return [byte.get(name) or decoder.decode(["a", name])[1:].encode() for name in names]
+
+
+def _renamed(data: dict, names: Iterable[str]) -> str:
+    """The description with other names, for models that would find the words of their vocabulary in any text."""
+    new = {name: f"\0{k}\0" for k, name in enumerate(names)}
+    vocab = data["model"]["vocab"]
+    if isinstance(vocab, dict):
+        data["model"]["vocab"] = {new.get(name, name): i for name, i in vocab.items()}
+    else:
+        data["model"]["vocab"] = [[new.get(name, name), score] for name, score in vocab]
+    data["added_tokens"] = [token | {"content": new.get(n := token["content"], n)} for token in data["added_tokens"]]
+    return json.dumps(data, separators=(",", ":"))
 
 
 def _library(description: str) -> tokenizers.Tokenizer:

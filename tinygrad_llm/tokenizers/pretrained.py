@@ -67,14 +67,15 @@ def _vocabulary_and_merges(file: Path) -> Tokenizer:
     """GPT-2's two files, by OpenAI's names or Hugging Face's."""
     vocab = json.loads(file.read_text("utf-8"))
     merges_file = file.with_name({"encoder.json": "vocab.bpe", "vocab.json": "merges.txt"}[file.name])
-    merges = [line for line in merges_file.read_text("utf-8").split("\n") if line and not line.startswith("#version")]
-    if file.name == "encoder.json" and {len(vocab), 50257} == {50257} : ...
+    merges = merges_file.read_text("utf-8").splitlines()
+    merges = merges[1:] if merges and merges[0].startswith("#version") else merges
     config = _read(file.parent / "tokenizer_config.json")
     listed = {token["content"] for token in config.get("added_tokens_decoder", {}).values() if token.get("special")}
     added = [added_token(name, i) for name, i in vocab.items() if name in listed | {"<|endoftext|>"}]
-    return _configured(
-        _described(json.dumps(description(bpe(vocab, merges), BYTE_LEVEL, BYTE_LEVEL, added))), file.parent
-    )
+    tokenizer = _described(json.dumps(description(bpe(vocab, merges), BYTE_LEVEL, BYTE_LEVEL, added)))
+    if file.name == "encoder.json" and not isinstance(tokenizer, BPETokenizer):
+        raise UserError(f"{merges_file} does not make the tokens of {file}: one of them is not whole")
+    return _configured(tokenizer, file.parent)
 
 
 def _gguf_file(file: Path) -> Tokenizer:

@@ -11,6 +11,7 @@ COMMANDS = {
     "generate": "let a model continue a text",
     "chat": "talk with a model",
     "evaluate": "measure a model: perplexity, LAMBADA, BLiMP, multiple choice",
+    "convert": "write a model for transformers or for llama.cpp",
     "tokenizer": "train a tokenizer, or look at what one does",
     "verify": "compare every operation, forward and backward, with PyTorch",
     "bench": "race against PyTorch on the same cores",

@@ -27,6 +27,7 @@ from tinygrad_llm.nn import Module, Parameter, meta
 from tinygrad_llm.nn.quantized import use_quantized
 from tinygrad_llm.quantization import Quantized, quantize
 from tinygrad_llm.tokenizers import Tokenizer
+from tinygrad_llm.tokenizers.gguf import NO_VOCABULARY
 
 __all__ = ["GGUF", "TYPES", "load", "read", "save"]
 
@@ -60,7 +61,7 @@ def load(path: str | os.PathLike, *, dtype=np.float32, quantized: bool = False) 
         for name, parameter in model.named_parameters():
             x = stored[name]
             parameter.data = x.dequantize(dtype) if isinstance(x, Quantized) else x.astype(dtype)
-    return model
+    return model.eval()
 
 
 def save(
@@ -91,6 +92,8 @@ def save(
     if tokenizer:
         check_vocabulary(model, tokenizer)
         values |= write_tokenizer(tokenizer, model.config.vocab_size, chat_template or tokenizer.chat_template)
+    else:
+        values["tokenizer.ggml.model"] = NO_VOCABULARY
     with replacing(path) as temporary:
         writer = gguf.GGUFWriter(temporary, architecture(model.config))
         try:

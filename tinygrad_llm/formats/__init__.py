@@ -22,7 +22,7 @@ def load_model(source: str | os.PathLike, *, dtype=np.float32, quantized: bool =
     """The model in `source`: a run folder or a checkpoint, a Hugging Face folder or its name on the hub, a .gguf file,
     or a folder of OpenAI's with a GPT-2.
 
-    It is in `eval` mode, and its parameters are of this dtype; with `quantized`, matrices that a GGUF file has in blocks
+    It is in `eval` mode, its parameters of this dtype; with `quantized`, matrices that a GGUF file has in blocks
     of 8 or 4 bits stay in them. Raises UserError for what is none of these, is damaged or does not fit together.
     """
     path = hub.locate(source)

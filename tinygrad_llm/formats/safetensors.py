@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import reading
-from tinygrad_llm.formats.stored import BFLOAT16, Stored
+from tinygrad_llm.formats.stored import BFLOAT16, MOST_AXES, Stored
 
 KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": BFLOAT16}
 KINDS |= {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1"}
@@ -52,11 +52,12 @@ def open_arrays(path: Path) -> dict[str, Stored]:
             if entry["dtype"] not in KINDS:
                 raise UserError(f"{name} has the dtype {entry['dtype']!r}: this program has {', '.join(KINDS)}")
             kind, (begin, next_end) = KINDS[entry["dtype"]], entry["data_offsets"]
-            if not all(type(n) is int and n >= 0 for n in (*entry["shape"], begin, next_end)):
-                raise UserError(f"{name} has a shape or an offset that is no whole number from 0 on")
+            shape = entry["shape"]
+            if len(shape) > MOST_AXES or not all(type(n) is int and n >= 0 for n in (*shape, begin, next_end)):
+                raise UserError(f"{name}: shape and offsets must be whole numbers from 0 on, and not too many")
             itemsize = 2 if kind == BFLOAT16 else np.dtype(kind).itemsize
-            if begin != end or next_end - begin != math.prod(entry["shape"]) * itemsize:
-                raise UserError(f"{path} is damaged: {name} of shape {entry['shape']} does not fill {begin}–{next_end}")
+            if begin != end or next_end - begin != math.prod(shape) * itemsize:
+                raise UserError(f"{path} is damaged: {name} of shape {shape} does not fill {begin}–{next_end}")
             end = next_end
         if start + end != size:
             raise UserError(f"{path} is damaged: it has {size} bytes, and its header speaks of {start + end}")

@@ -13,6 +13,8 @@ from tinygrad_llm.models import GPT, GPTConfig, LanguageModel, Llama, LlamaConfi
 from tinygrad_llm.nn import meta
 
 BFLOAT16 = "bfloat16"  # the upper half of a float32, which NumPy has no type for
+MOST_AXES = 8
+STRIP = 64  # rows that are transposed at once: few enough to stay in the cache, which is four times as fast
 MODELS = {GPTConfig: GPT, LlamaConfig: Llama}
 
 
@@ -56,7 +58,12 @@ class Stored:
             stored = np.fromfile(file, kind, math.prod(self.shape))
         if self.kind == BFLOAT16:
             stored = np.left_shift(stored, 16, dtype=np.uint32).view(np.float32)
-        array[...] = stored.reshape(self.shape[::-1]).T if self.transposed else stored.reshape(self.shape)
+        if not self.transposed:
+            array[...] = stored.reshape(self.shape)
+            return array
+        stored = stored.reshape(self.shape[::-1])
+        for i in range(0, len(stored), STRIP):
+            array[..., i : i + STRIP] = stored[i : i + STRIP].T
         return array
 
 
@@ -71,8 +78,11 @@ def assemble(config: GPTConfig | LlamaConfig, stored: Mapping[str, Stored], dtyp
     for name, array in stored.items():
         if not array.is_float:
             raise UserError(f"{name} is of type {array.kind}, which is not floating")
-    with meta():
-        model = MODELS[type(config)](config)
+    try:
+        with meta():
+            model = MODELS[type(config)](config)
+    except ValueError as error:  # NumPy's: more numbers than an array can have
+        raise UserError(f"no model can be this large: {error}") from error
     model.check_state_dict(stored)
     if dtype is None:
         dtype = np.result_type(np.float32, *(array.kind for array in stored.values() if array.kind != BFLOAT16))

@@ -5,7 +5,7 @@ import pytest
 
 from tinygrad_llm import UserError, manual_seed
 from tinygrad_llm.generation import Context, Decoding, Sampling, generate, generate_batch
-from tinygrad_llm.models import GPT, GPTConfig
+from tinygrad_llm.models import GPT, GPTConfig, Llama, LlamaConfig
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +53,24 @@ def test_greedy_takes_the_likeliest(model):
         tokens.append(token)
 
 
+def make_llama() -> Llama:
+    manual_seed(6)
+    config = LlamaConfig(
+        vocab_size=33, block_size=16, n_layer=2, n_head=4, n_kv_head=2, n_embd=16, intermediate_size=24
+    )
+    model = Llama(config)
+    for parameter in model.parameters():
+        parameter.data *= 8
+    return model
+
+
+@pytest.mark.parametrize("make", [make_model, make_llama])
 @pytest.mark.parametrize("new", [8, 40])
-def test_a_batch_is_each_prompt_alone(new):
+def test_a_batch_is_each_prompt_alone(make, new):
     """Prompts from one token to a whole block; forty tokens go beyond it."""
-    model = make_model().double()
+    model = make().double()
     prompts = [[1], [7, 8, 9], list(range(16)), [7, 8, 9]]
-    alone = [list(generate(model, prompt, new, temperature=0)) for prompt in prompts]
+    alone = [list(generate(model, prompt, new, temperature=0, use_cache=False)) for prompt in prompts]
     assert generate_batch(model, prompts, new, temperature=0) == alone
 
 

@@ -14,8 +14,8 @@ from tinygrad_llm.generation import Sampling
 from tinygrad_llm.generation.conversation import Conversation
 from tinygrad_llm.training.interrupt import Interrupt
 
-DESCRIPTION = f"""Talk with a model. MODEL is {MODEL};
-it must have a chat template, as models tuned for conversations do.
+DESCRIPTION = f"""Talk with a model that has a chat template, as those tuned for conversations do. MODEL is
+{MODEL}.
 
 examples:
   tinygrad-llm chat SmolLM2-135M-Instruct.Q4_1.gguf

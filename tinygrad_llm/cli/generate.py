@@ -16,7 +16,8 @@ from tinygrad_llm.generation import Decoding, Sampling
 from tinygrad_llm.generation.text import Text
 from tinygrad_llm.tokenizers import Tokenizer
 
-DESCRIPTION = f"""Let a model continue a text. MODEL is {MODEL}.
+DESCRIPTION = f"""Let a model continue a text. MODEL is
+{MODEL}.
 
 examples:
   tinygrad-llm generate runs/python-docs-nanogpt-cpu

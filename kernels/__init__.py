@@ -97,6 +97,12 @@ def builtin_sets() -> list[str]:
     return sorted(name for name in folders if importlib.util.find_spec(name))
 
 
+def find(operation: str, array) -> ModuleType | None:
+    """The preferred sets' kernel for arrays like `array`, of something that has no page; None if there is none."""
+    found = (kernel_set.find(operation) for kernel_set in _active if kernel_set.takes(array))
+    return next((module for module in found if module), None)
+
+
 def select(name: str, page, array):
     """The function called `name`, say "layernorm_forward", for arrays like `array`: a kernel's, or else `page`'s own.
 

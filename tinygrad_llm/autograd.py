@@ -250,6 +250,11 @@ def no_grad() -> Iterator[None]:
         _recording.reset(token)
 
 
+def is_grad_enabled() -> bool:
+    """Whether operations are put on the tape here: not inside `no_grad`."""
+    return _recording.get()
+
+
 @contextlib.contextmanager
 def watch(hook: Callable[[str, str, tuple, tuple, float], None]) -> Iterator[None]:
     """Call `hook(phase, name, inputs, outputs, seconds)` after every operation inside this block.

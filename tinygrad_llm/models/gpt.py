@@ -12,7 +12,7 @@ from tinygrad_llm import functional as F
 from tinygrad_llm import ops
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.models.language_model import LanguageModel
-from tinygrad_llm.nn import Cache, Dropout, Embedding, KVCache, LayerNorm, Linear, Module, MultiHeadAttention
+from tinygrad_llm.nn import Cache, Dropout, Embedding, KVCache, LayerNorm, Linear, Module, MultiHeadAttention, decoding
 from tinygrad_llm.tensor import Tensor
 
 
@@ -110,6 +110,16 @@ class Block(Module):
         x = x + self.drop(self.attn(self.ln_1(x), cache, mask))
         return x + self.drop(self.mlp(self.ln_2(x)))
 
+    def arrays(self) -> decoding.Arrays:
+        """What a kernel for decoding computes with."""
+        x, qkv, fc = self.ln_1.weight.data, self.attn.c_attn, self.mlp.c_fc
+        attention = (decoding.projection(layer, x) for layer in (qkv, None, None, self.attn.c_proj))
+        mlp = (decoding.projection(layer, x) for layer in (fc, None, self.mlp.c_proj))
+        norms = (decoding.norm(layer) for layer in (self.ln_1, self.ln_2))
+        return decoding.Arrays(
+            self.attn.n_head, fc.weight.shape[0], *norms, *attention, *mlp, self.mlp.approximate == "tanh"
+        )
+
 
 class GPT(LanguageModel):
     """A GPT, initialized as GPT-2: see `LanguageModel.initialize`."""
@@ -131,6 +141,8 @@ class GPT(LanguageModel):
     def hidden(self, ids, cache: Cache | None = None) -> Tensor:
         positions, mask = self.place(ids, cache)
         x = self.drop(self.wte(ids) + self.wpe(positions))
+        if (y := decoding.steps(x, self.h, cache)) is not None:
+            return self.ln_f(y)
         for i, block in enumerate(self.h):
             x = block(x, cache and cache.layers[i], mask)
         return self.ln_f(x)

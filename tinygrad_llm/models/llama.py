@@ -15,7 +15,7 @@ import numpy as np
 from tinygrad_llm import ops
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.models.language_model import LanguageModel
-from tinygrad_llm.nn import Cache, Embedding, KVCache, Linear, Module, RMSNorm, attend, split_heads
+from tinygrad_llm.nn import Cache, Embedding, KVCache, Linear, Module, RMSNorm, attend, decoding, split_heads
 from tinygrad_llm.nn.rope import check_scaling, rotation
 from tinygrad_llm.tensor import Tensor
 
@@ -133,6 +133,14 @@ class LlamaBlock(Module):
         x = x + self.self_attn(self.input_layernorm(x), *attention)
         return x + self.mlp(self.post_attention_layernorm(x))
 
+    def arrays(self) -> decoding.Arrays:
+        """What a kernel for decoding computes with."""
+        a, m, x = self.self_attn, self.mlp, self.input_layernorm.weight.data
+        norms = (decoding.norm(layer) for layer in (self.input_layernorm, self.post_attention_layernorm))
+        layers = a.q_proj, a.k_proj, a.v_proj, a.o_proj, m.gate_proj, m.up_proj, m.down_proj
+        width = m.gate_proj.weight.shape[0]
+        return decoding.Arrays(a.n_head, width, *norms, *(decoding.projection(layer, x) for layer in layers))
+
 
 class Llama(LanguageModel):
     """A Llama, initialized as the GPT: see `LanguageModel.initialize`."""
@@ -156,6 +164,8 @@ class Llama(LanguageModel):
         cos, sin = rotation(positions, c.rope_theta, c.head_dim, c.rope_scaling, x.dtype)  # (T, D) or (B, T, D)
         if cos.ndim == 3:
             cos, sin = cos[:, None], sin[:, None]  # (B, 1, T, D)
+        if (y := decoding.steps(x, self.layers, cache, cos, sin)) is not None:
+            return self.norm(y)
         for i, block in enumerate(self.layers):
             x = block(x, cos, sin, cache and cache.layers[i], mask)
         return self.norm(x)

@@ -1,0 +1,165 @@
+"""A step of decoding through a transformer block, for one token of each sequence: `tinygrad_llm.nn.decoding` says when.
+
+The models' modules are the definition. What they do with a token in a dozen operations is here five leaves, since on so
+few numbers an operation takes less time than Python takes to call it: norm and projections, attention, projection and
+sum, norm and the feed-forward part's first half, its second half and sum. Norms are so short that every thread computes
+them for itself.
+"""
+
+import math
+
+import numpy as np
+
+from tinygrad_llm.kernels.numba.common import exp, helper
+from tinygrad_llm.kernels.numba.gelu import activate
+from tinygrad_llm.kernels.numba.matvec import dot, dot_row
+from tinygrad_llm.kernels.numba.simd import fma, load_first, spread, store_first
+from tinygrad_llm.kernels.numba.threads import leaf, scratch
+from tinygrad_llm.kernels.numba.vectors import lanes
+from tinygrad_llm.memory import empty
+
+
+def block_step(x, block, cos, sin, keys, values, length, padding):
+    """What `block` (see `nn.decoding.Arrays`) makes of x (B, C), whose keys and values join `length` earlier ones.
+
+    cos and sin (1 or B, D) turn queries and keys; they have no rows where a model has no rotations. keys and values
+    (B, H_kv, capacity, D) receive the new ones. The first padding[b] tokens of a sequence are not attended to.
+    """
+    (rows, size), (_, groups, capacity, head) = x.shape, keys.shape
+    heads, inner = block.n_head, block.n_head * head
+    memory = scratch(max(rows * size, 2 * head + capacity), x.dtype)
+    x, cos, sin, keys, values = (a.reshape(-1) for a in (x, cos, sin, keys, values))
+    qkv, attended, y = (empty((rows * n,), x.dtype) for n in (inner + 2 * groups * head, inner, size))
+    _project(x, *block.norm_1, *block.q, *block.k, *block.v, qkv, rows, inner, groups * head, size, memory)
+    sizes = rows, heads, groups, capacity, head, length
+    _attend(qkv, cos, sin, keys, values, padding, attended, *sizes, x.dtype.type(1 / math.sqrt(head)), memory)
+    _add_projection(attended, *block.out, x, y, rows, size, inner)
+    width = block.width
+    h, z = empty((rows * width,), x.dtype), empty((rows, size), x.dtype)
+    _feed(y, *block.norm_2, *block.gate, *block.up, block.gelu_tanh, h, rows, width, size, memory)
+    _add_projection(h, *block.down, y, z.reshape(-1), rows, size, width)
+    return z
+
+
+@helper
+def normalize(x, weight, bias, eps, center, y, rows, size):
+    """y = the layer norm of x's rows, or with `center` false their root-mean-square norm."""
+    for start in range(0, rows * size, size):
+        mean = square = x.dtype.type(0)
+        if center:
+            for c in range(size):
+                mean += x[start + c]
+            mean /= x.dtype.type(size)
+        for c in range(size):
+            square += (x[start + c] - mean) * (x[start + c] - mean)
+        scale = x.dtype.type(1) / np.sqrt(square / x.dtype.type(size) + eps)
+        for c in range(size):
+            y[start + c] = (x[start + c] - mean) * scale * weight[c] + (bias[c] if bias.size else x.dtype.type(0))
+
+
+@helper
+def columns_of(part, parts, begin, count, total):
+    """This thread's share of `total` columns, as far as it lies in the `count` columns from `begin` on."""
+    first, last = total * part // parts - begin, total * (part + 1) // parts - begin
+    return range(min(max(first, 0), count), min(max(last, 0), count))
+
+
+@helper
+def project(mine, x, weight, block, bias, y, begin, row, rows, size):
+    """y[i, begin + o] = x[i] W[o] + b[o] for the columns o that are mine; y has `row` columns."""
+    for o in mine:
+        for i in range(rows):
+            y[i * row + begin + o] = dot_row(x, i * size, weight, o, size, block) + (bias[o] if bias.size else 0)
+
+
+@leaf
+def _project(
+    part, parts, x, weight, bias, eps, center, q, q_block, q_bias, k, k_block, k_bias, v, v_block, v_bias, y,
+    rows, inner, outer, size, scratch,
+):  # fmt: skip
+    h, all = scratch[part], inner + 2 * outer
+    normalize(x, weight, bias, eps, center, h, rows, size)
+    if not k.size:  # one matrix for all
+        project(columns_of(part, parts, 0, all, all), h, q, q_block, q_bias, y, 0, all, rows, size)
+    else:
+        project(columns_of(part, parts, 0, inner, all), h, q, q_block, q_bias, y, 0, all, rows, size)
+        project(columns_of(part, parts, inner, outer, all), h, k, k_block, k_bias, y, inner, all, rows, size)
+        last = inner + outer
+        project(columns_of(part, parts, last, outer, all), h, v, v_block, v_bias, y, last, all, rows, size)
+
+
+@helper
+def turn(x, start, cos, sin, angle, y, y_start, size):
+    """A head of x, rotated if there are angles."""
+    half = size // 2
+    for i in range(size):
+        if cos.size:
+            other = -x[start + i + half] if i < half else x[start + i - half]
+            y[y_start + i] = x[start + i] * cos[angle + i] + other * sin[angle + i]
+        else:
+            y[y_start + i] = x[start + i]
+
+
+@leaf
+def _attend(
+    part, parts, qkv, cos, sin, keys, values, padding, y, rows, heads, groups, capacity, size, length, scale, scratch
+):
+    """A head of queries at a time. Every thread turns the new key for itself, so that none waits for another."""
+    x, wide, all = scratch[part], lanes(scratch), (heads + 2 * groups) * size
+    key, scores = size, 2 * size  # where they begin in the scratch memory, behind the query
+    for i in range(rows * heads * part // parts, rows * heads * (part + 1) // parts):
+        b, h = i // heads, i % heads
+        g = h * groups // heads
+        angle = b * size if cos.size > size else 0
+        new_key, new_value = b * all + (heads + g) * size, b * all + (heads + groups + g) * size
+        turn(qkv, b * all + h * size, cos, sin, angle, x, 0, size)
+        turn(qkv, new_key, cos, sin, angle, x, key, size)
+        past, first = (b * groups + g) * capacity * size, padding[b]
+        if h * groups % heads == 0:  # the first head of those that share it
+            for d in range(size):
+                keys[past + length * size + d], values[past + length * size + d] = x[key + d], qkv[new_value + d]
+        highest = scale * dot(x, 0, x, key, size)
+        x[scores + length] = highest
+        for s in range(first, length):
+            score = scale * dot(x, 0, keys, past + s * size, size)
+            x[scores + s] = score
+            highest = score if not score <= highest else highest
+        sums = x.dtype.type(0)
+        for s in range(first, length + 1):
+            x[scores + s] = exp(x[scores + s] - highest)
+            sums += x[scores + s]
+        inverse = x.dtype.type(1) / sums
+        for d in range(0, size, wide):
+            a = load_first(qkv, new_value + d, size - d) * x[scores + length]
+            for s in range(first, length):
+                a = fma(load_first(values, past + s * size + d, size - d), spread(x, x[scores + s]), a)
+            store_first(y, i * size + d, a * inverse, size - d)
+
+
+@leaf
+def _add_projection(part, parts, x, weight, block, bias, before, y, rows, columns, size):
+    for o in range(columns * part // parts, columns * (part + 1) // parts):
+        for i in range(rows):
+            s = dot_row(x, i * size, weight, o, size, block) + (bias[o] if bias.size else 0)
+            y[i * columns + o] = before[i * columns + o] + s
+
+
+@leaf
+def _feed(
+    part, parts, x, weight, bias, eps, center, gate, gate_block, gate_bias, up, up_block, up_bias, tanh, y,
+    rows, columns, size, scratch,
+):  # fmt: skip
+    h, one = scratch[part], x.dtype.type(1)
+    normalize(x, weight, bias, eps, center, h, rows, size)
+    first, last = columns * part // parts, columns * (part + 1) // parts
+    project(range(first, last), h, gate, gate_block, gate_bias, y, 0, columns, rows, size)
+    if not up.size:
+        for i in range(rows):
+            mine = y[i * columns + first : i * columns + last]
+            activate(mine, mine, tanh)
+    else:
+        for o in range(first, last):
+            for i in range(rows):
+                g = y[i * columns + o]
+                u = dot_row(h, i * size, up, o, size, up_block) + (up_bias[o] if up_bias.size else 0)
+                y[i * columns + o] = g / (one + exp(-g)) * u

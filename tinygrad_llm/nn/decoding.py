@@ -1,0 +1,79 @@
+"""Decoding in few steps: a block's kernel, where there is one, takes the place of its modules.
+
+With one new token a sequence, Python's way through the modules takes longer than the arithmetic. A kernel set may have
+`block_step`, which does all of a block at once; the modules remain the definition, and what runs without it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tinygrad_llm import kernels
+from tinygrad_llm.autograd import is_grad_enabled, watched
+from tinygrad_llm.nn.cache import Cache
+from tinygrad_llm.nn.layers import LayerNorm, RMSNorm
+from tinygrad_llm.nn.module import Module
+from tinygrad_llm.ops.quantized_linear import BYTES
+from tinygrad_llm.quantization import Quantized
+from tinygrad_llm.tensor import Tensor
+
+Norm = tuple[np.ndarray, np.ndarray, np.floating, bool]
+"""Weight (C,), bias (C,) or of no size, eps, and whether it centers."""
+Projection = tuple[np.ndarray, int, np.ndarray]
+"""The numbers of a matrix (out, in), or the bytes of its quantized blocks; the bytes of a block; bias (out,) or ()."""
+
+
+class Arrays(NamedTuple):
+    """A transformer block's arrays: x + out(attention(q, k, v of norm_1(x))), then the same with gate, up and down.
+
+    Where `k` is of no size, `q` makes queries, keys and values; where `up` is, the gate's result goes through GELU.
+    """
+
+    n_head: int
+    width: int
+    norm_1: Norm
+    norm_2: Norm
+    q: Projection
+    k: Projection
+    v: Projection
+    out: Projection
+    gate: Projection
+    up: Projection
+    down: Projection
+    gelu_tanh: bool = False
+
+
+def steps(x: Tensor, blocks: list[Module], cache: Cache | None, cos=(), sin=()) -> Tensor | None:
+    """x (B, 1, C), the next token of each sequence, through all blocks; None where their modules have to do it.
+
+    cos and sin (..., D) are those of the rotations of each sequence, or of all; none where there are no rotations.
+    """
+    if cache is None or x.size(-2) != 1 or is_grad_enabled() or blocks[0].training:
+        return None
+    kernel = kernels.find("block", x.data)
+    if kernel is None or cache.layers[0].keys.dtype != x.dtype:
+        return None
+    padding = np.zeros(len(x), int) if cache.padding is None else cache.padding
+    cos, sin = (np.asarray(a, x.dtype).reshape(-1) for a in (cos, sin))
+    y = x.data[:, 0]
+    for block, layer in zip(blocks, cache.layers, strict=True):
+        inputs = [y, block.arrays(), cos, sin, layer.keys, layer.values, layer.length, padding]
+        (y,) = watched("forward", "block_step", kernel.block_step, inputs, {})
+        layer.length += 1
+    return Tensor(y[:, None])
+
+
+def norm(module: LayerNorm | RMSNorm) -> Norm:
+    weight, bias = module.weight.data, getattr(module, "bias", None)
+    eps = weight.dtype.type(module.eps)
+    return weight, weight[:0] if bias is None else bias.data, eps, isinstance(module, LayerNorm)
+
+
+def projection(module: Module | None, like: np.ndarray) -> Projection:
+    """A Linear or a QuantizedLinear; None makes one of no size."""
+    if module is None:
+        return like[:0], 0, like[:0]
+    weight, bias = module.weight, like[:0] if module.bias is None else module.bias.data
+    if isinstance(weight, Quantized):
+        return weight.blocks.reshape(-1), BYTES[weight.type], bias
+    return weight.data.reshape(-1), 0, bias

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import write_atomic
 from tinygrad_llm.tokenizers.chat import render
-from tinygrad_llm.tokenizers.description import added_token, description
+from tinygrad_llm.tokenizers.description import added_token, description, put_before
 
 # What transformers calls the special tokens that it gives a meaning.
 ROLES = {
@@ -96,9 +96,15 @@ class Tokenizer:
         # The special tokens stand in the vocabulary too: the library would number them anew if they did not.
         vocab = {names.get(i) or self._spell(token): i for i, token in self.tokens.items()}
         added = [added_token(name, i) for i, name in sorted(names.items())]
-        tokenizer = description(self._model(vocab), self.pre_tokenizer, self.decoder, added)
+        post_processor = self._post_processor()
+        tokenizer = description(
+            self._model(vocab), self.pre_tokenizer, self.decoder, added, post_processor=post_processor
+        )
         write_atomic(Path(folder) / "tokenizer.json", json.dumps(tokenizer, ensure_ascii=False, indent=2) + "\n")
         self._save_config(folder)
+
+    def _post_processor(self) -> dict | None:
+        return None if self.bos_id is None else put_before(self.tokens[self.bos_id].decode(), self.bos_id)
 
     def _save_config(self, folder: str | os.PathLike, tokenizer_class: str = "PreTrainedTokenizerFast") -> None:
         """Write `tokenizer_config.json`, and `chat_template.jinja` where there is a template."""

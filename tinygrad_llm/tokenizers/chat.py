@@ -88,7 +88,7 @@ def _patterns(names: frozenset[str]) -> tuple[re.Pattern, set[str], int]:
 
 
 class Environment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox with what transformers gives a template, on a budget: the sandbox has nothing against long loops."""
+    """Jinja's sandbox with what transformers gives a template, on a budget, for a sandbox minds no endless loops."""
 
     intercepted_binops = frozenset(["+", "*", "**"])
 

@@ -38,17 +38,15 @@ class HuggingFaceTokenizer(Tokenizer):
         whole = self._library.to_str()
         unknown = re.search(r'"unk_(?:id|token)":(\d+|"(?:[^"\\]|\\.)*")', whole)
         unknown = unknown and json.loads(unknown[1])
-        never = {name: i for name, i in self.special_tokens.items() if unknown not in (i, name)}
-        self._never = np.array([*never.values()], np.int32)
+        never = [i for name, i in self.special_tokens.items() if unknown not in (i, name)]
+        self._never = np.array(never, np.int32)
         if never and '"model":{"type":"BPE"' not in whole:
-            whole = _renamed(json.loads(whole), never)
+            whole = _renamed(json.loads(whole), self.special_tokens.keys() - {unknown})
         self._first = self._later = _library(whole)
         # Metaspace may put a space before the first word only, and then none before text behind a special token.
         if (later := whole.replace('"prepend_scheme":"first"', '"prepend_scheme":"never"')) != whole:
             self._later = _library(later)
-        if self._library.post_processor is not None:
-            start = self._library.encode("a")
-            self.bos_id = start.ids[0] if start.special_tokens_mask[0] else None
+        self.bos_id = self._start()
 
     def decode(self, ids: ArrayLike) -> str:
         """The text that `ids` stand for, without the space that some kinds put before a text."""
@@ -56,8 +54,19 @@ class HuggingFaceTokenizer(Tokenizer):
         return self._library.decode(np.asarray(ids).ravel().tolist(), skip_special_tokens=False)
 
     def save(self, folder: str | os.PathLike) -> None:
-        write_atomic(Path(folder) / "tokenizer.json", self._library.to_str(pretty=True) + "\n")
+        """Write `tokenizer.json` as it was, but for what it puts before a text if `bos_id` has changed."""
+        whole = self._library.to_str(pretty=True)
+        if self.bos_id != self._start():
+            whole = json.dumps(json.loads(whole) | {"post_processor": self._post_processor()}, ensure_ascii=False)
+        write_atomic(Path(folder) / "tokenizer.json", whole + "\n")
         self._save_config(folder)
+
+    def _start(self) -> int | None:
+        """The special token that the library puts before a text."""
+        if self._library.post_processor is None:
+            return None
+        start = self._library.encode("a")
+        return start.ids[0] if start.special_tokens_mask[0] else None
 
     def _encode(self, text: str) -> np.ndarray:
         return self._encode_by(self._first, text)

@@ -14,7 +14,7 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import write_atomic
 from tinygrad_llm.tokenizers.base import Tokenizer, utf8
-from tinygrad_llm.tokenizers.description import FUSE, added_token, bpe, description, put_before, sequence
+from tinygrad_llm.tokenizers.description import FUSE, added_token, bpe, description, sequence
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # types of pieces
 UNIGRAM, BPE = 1, 2  # types of models
@@ -99,7 +99,7 @@ class SentencePieceTokenizer(Tokenizer):
                 if piece.type in (CONTROL, UNKNOWN, USER_DEFINED)
             ],
             normalizer=sequence("normalizers", normalizers) if normalizers else None,
-            post_processor=None if self.bos_id is None else put_before(self.roles["bos_token"], self.bos_id),
+            post_processor=self._post_processor(),
         )
 
     def _model(self) -> dict:

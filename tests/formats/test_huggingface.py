@@ -2,14 +2,16 @@
 
 import json
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from tinygrad_llm import UserError, manual_seed, tokenizers
+from tinygrad_llm.formats import load_model
 from tinygrad_llm.formats.huggingface import load_pretrained, save_pretrained
-from tinygrad_llm.models import GPT, GPTConfig
+from tinygrad_llm.models import GPT, GPTConfig, Llama, LlamaConfig
 
 TEXT = "the cat sat on the mat\n"
 SHAPE = {"vocab_size": 11, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 6}
@@ -112,11 +114,47 @@ DAMAGE = {
     "header": (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 99), "model.safetensors is damaged"),
     "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors is damaged"),
     "name": (lambda f: change_arrays(f, lambda a: a.pop("transformer.ln_f.weight")), "ln_f.weight is missing"),
+    "endless": (lambda f: change_config(f, n_layer=10**9), "1000000000 layers are more than its 28 tensors"),
+    "vocabulary": (lambda f: change_config(f, vocab_size=10**12), r"wte.weight has shape \(11, 6\), not \(10+, 6\)"),
+    "too large": (lambda f: change_config(f, vocab_size=10**18, n_embd=10**18), "no model can be this large"),
+    "integers": (
+        lambda f: change_arrays(f, lambda a: a.update({"transformer.wpe.weight": np.zeros((8, 6), np.int32)})),
+        "wpe.weight is of type <i4, which is not floating",
+    ),
+    "another's": (
+        lambda f: change_arrays(f, lambda a: [a.update({f"x.{k}": a.pop(k)}) for k in list(a)]),
+        r"h\.0\.attn\.c_attn\.bias is missing; .*; and 51 more$",
+    ),
     "shape": (
         lambda f: change_arrays(f, lambda a: a.update({"transformer.wpe.weight": np.zeros((7, 6), np.float32)})),
         r"wpe.weight has shape \(7, 6\), not \(8, 6\)",
     ),
 }  # fmt: skip
+
+
+def change_header(change):
+    """Alter what a safetensors file's header says of its first tensor."""
+
+    def altered(folder):
+        path = folder / "model.safetensors"
+        content = path.read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:end])
+        change(next(entry for name, entry in header.items() if name != "__metadata__"))
+        new = json.dumps(header).encode()
+        path.write_bytes(len(new).to_bytes(8, "little") + new + content[end:])
+
+    return altered
+
+
+DAMAGE |= {
+    "dtype": (change_header(lambda entry: entry.update(dtype="F4")), "has the dtype 'F4': this program has F64"),
+    "no dtype": (change_header(lambda entry: entry.pop("dtype")), "model.safetensors .* has no entry 'dtype'"),
+    "offsets": (change_header(lambda entry: entry.update(data_offsets=[0, 2**62])), "model.safetensors is damaged"),
+    "negative": (change_header(lambda entry: entry["shape"].append(-1)), "must be whole numbers from 0 on"),
+    "absurd": (change_header(lambda entry: entry.update(shape=[2**60, 2**60])), "does not fill"),
+    "axes": (change_header(lambda entry: entry.update(shape=[1] * 10**5)), "and not too many"),
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -128,3 +166,99 @@ def test_damage_is_one_clear_line(tmp_path, damage):
     with pytest.raises(UserError, match=message) as caught:
         load_pretrained(folder)
     assert "\n" not in str(caught.value)
+
+
+INDEX = "model.safetensors.index.json"
+
+
+def in_two_files(folder):
+    """A model whose weights are in two files."""
+    save_pretrained(small_gpt(), folder)
+    arrays = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    parts = {name: f"model-{1 + ('mlp' in name):05d}-of-00002.safetensors" for name in arrays}
+    for part in set(parts.values()):
+        save_file({name: x for name, x in arrays.items() if parts[name] == part}, folder / part)
+    (folder / INDEX).write_text(json.dumps({"weight_map": parts}))
+
+
+def change_index(change):
+    def altered(folder):
+        index = json.loads((folder / INDEX).read_text())
+        change(index["weight_map"])
+        (folder / INDEX).write_text(json.dumps(index))
+
+    return altered
+
+
+SHARDED_DAMAGE = {
+    "missing": (lambda f: (f / "model-00002-of-00002.safetensors").unlink(), "cannot read .*model-00002-of-00002"),
+    "truncated": (lambda f: os.truncate(f / "model-00001-of-00002.safetensors", 999), "model-00001-of-.* is damaged"),
+    "elsewhere": (
+        change_index(lambda m: m.update({"transformer.wpe.weight": "model-00002-of-00002.safetensors"})),
+        "transformer.wpe.weight is not in model-00002-of-00002.safetensors",
+    ),
+    "outside": (
+        change_index(lambda m: m.update({"transformer.wpe.weight": "../secret.safetensors"})),
+        "'../secret.safetensors' is no name of a file beside it",
+    ),
+    "left out": (change_index(lambda m: m.pop("transformer.wpe.weight")), "wpe.weight is missing"),
+    "no map": (lambda f: (f / INDEX).write_text("{}"), "index.json .* has no entry 'weight_map'"),
+}
+
+
+@pytest.mark.parametrize("damage", SHARDED_DAMAGE)
+def test_damage_to_several_files_is_one_clear_line(tmp_path, damage):
+    folder = tmp_path / "model"
+    in_two_files(folder)
+    for name, array in load_pretrained(folder).state_dict().items():
+        assert np.array_equal(array, small_gpt().state_dict()[name])
+    change, message = SHARDED_DAMAGE[damage]
+    change(folder)
+    with pytest.raises(UserError, match=message) as caught:
+        load_pretrained(folder)
+    assert "\n" not in str(caught.value)
+
+
+LLAMA = {"vocab_size": 11, "block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 8, "intermediate_size": 6}
+LLAMA_DAMAGE = {
+    "activation": ({"hidden_act": "relu"}, "hidden_act is 'relu', but this program has 'silu' only"),
+    "window": ({"use_sliding_window": True}, "use_sliding_window is True"),
+    "scaling": ({"rope_scaling": {"rope_type": "longrope"}}, "rope_scaling 'longrope' is not one of linear"),
+    "no factor": ({"rope_scaling": {"type": "linear"}}, "rope_scaling 'linear' needs a number above 0 as factor"),
+    "text as factor": ({"rope_scaling": {"type": "dynamic", "factor": "two"}}, "config.json"),
+    "quantized": ({"quantization_config": {"bits": 4}}, "its weights are quantized"),
+    "groups": ({"num_key_value_heads": 3}, "n_head 2 is not divisible by n_kv_head 3"),
+    "untied": ({"tie_word_embeddings": True, "num_hidden_layers": 2}, "layers.1.* is missing"),
+}
+
+
+@pytest.mark.parametrize("damage", LLAMA_DAMAGE)
+def test_a_llama_that_this_program_lacks(tmp_path, damage):
+    save_pretrained(Llama(LlamaConfig(**LLAMA)), tmp_path)
+    changes, message = LLAMA_DAMAGE[damage]
+    change_config(tmp_path, **changes)
+    with pytest.raises(UserError, match=message) as caught:
+        load_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_larger_than_the_embedding(tmp_path):
+    with pytest.raises(UserError, match="the tokenizer has 256 tokens, and the model embeds 11"):
+        save_pretrained(small_gpt(), tmp_path, tokenizers.load("byte"))
+
+
+def test_a_source_that_is_no_model(tmp_path):
+    for source in (tmp_path, tmp_path / "none", "no-such-model"):
+        with pytest.raises(UserError, match=r"there is no model at .*: give a run folder or a checkpoint in one"):
+            load_model(source)
+
+
+def test_loading_takes_little_more_memory_than_the_weights(tmp_path):
+    model = GPT(GPTConfig(vocab_size=3000, block_size=64, n_layer=2, n_head=4, n_embd=128))
+    save_pretrained(model, tmp_path)
+    tracemalloc.start()
+    loaded = load_pretrained(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.3 * sum(parameter.data.nbytes for parameter in loaded.parameters())

@@ -89,8 +89,8 @@ class Module:
         return {name: parameter.data for name, parameter in self.named_parameters()}
 
     def check_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:
-        """Raise UserError naming each array of another shape than the parameter of its name and, if `strict`, each that
-        is missing or unexpected."""
+        """Raise UserError naming arrays of another shape than the parameter of their name and, if `strict`, those that
+        are missing or unexpected."""
         own = dict(self.named_parameters())
         problems = [
             f"{name} has shape {tuple(np.shape(state[name]))}, not {own[name].shape}"
@@ -101,7 +101,8 @@ class Module:
             problems += [f"{name} is missing" for name in own.keys() - state.keys()]
             problems += [f"{name} is unexpected" for name in state.keys() - own.keys()]
         if problems:
-            raise UserError(f"the state does not fit {type(self).__name__}: {'; '.join(sorted(problems))}")
+            shown = sorted(problems)[:5] + ([f"and {len(problems) - 5} more"] if len(problems) > 5 else [])
+            raise UserError(f"the state does not fit {type(self).__name__}: {'; '.join(shown)}")
 
     def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True, assign: bool = False) -> None:
         """Copy arrays into the parameters of the same names, converting the dtype; with `assign`, the parameters take

@@ -74,7 +74,7 @@ def test_log_likelihoods_are_those_of_transformers(tmp_path, pair):
 @pytest.mark.parametrize("rows", [1, 5, 256])
 def test_batches_and_chunks_of_the_head_change_nothing(model, plain, monkeypatch, batch_size, rows):
     monkeypatch.setattr(scoring, "HEAD_ROWS", rows)
-    monkeypatch.setattr(scoring, "BATCH_TOKENS", 100)
+    monkeypatch.setattr(scoring, "MOST_TOKENS", 100)
     asked = requests(20, 24, model.config.vocab_size)
     for (context, continuation), found in zip(asked, score(model, asked, batch_size), strict=True):
         log_probs, is_greedy = plain(model, context, continuation)

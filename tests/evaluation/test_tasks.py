@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygrad_llm import UserError, tokenizers
-from tinygrad_llm.evaluation import Blimp, Lambada, MultipleChoice, Perplexity, evaluate
+from tinygrad_llm.evaluation import Blimp, Lambada, MultipleChoice, Perplexity, evaluate, scoring
 from tinygrad_llm.evaluation.tasks import windows
 
 TEXT = "It is a far, far better thing that I do, than I have ever done;\nit is a far, far better rest that I go to. "
@@ -157,14 +157,15 @@ def test_items_of_hellaswag_are_cleaned_as_the_harness_does(tmp_path):
     assert task.pairs(task.items[0]) == [(query, " " + preprocess(ending)) for ending in item["endings"]]
 
 
-def test_an_evaluation_that_is_stopped_reports_on_what_is_done(model, tokenizer, tmp_path):
+def test_an_evaluation_that_is_stopped_reports_on_what_is_done(model, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "MOST_TOKENS", 100)
     task = Lambada(write(tmp_path / "x.jsonl", [{"text": t} for t in sentences(40, 0)]))
     heard = []
-    report = evaluate(task, model, tokenizer, batch_size=2, tell=lambda done: heard.append(done) or done < 32)
-    assert heard == [16, 32]
-    assert (report.done, report.items, {m.n for m in report.metrics}) == (32, 40, {32})
-    task.items = task.items[:32]
-    assert values(report) == values(evaluate(task, model, tokenizer, batch_size=5))
+    report = evaluate(task, model, tokenizer, batch_size=2, tell=lambda done: heard.append(done) or len(heard) < 2)
+    assert 0 < heard[0] < heard[1] < 40
+    assert (report.done, report.items, {m.n for m in report.metrics}) == (heard[1], 40, {heard[1]})
+    task.items = task.items[: heard[1]]
+    assert values(report) == pytest.approx(values(evaluate(task, model, tokenizer, batch_size=5)))
 
 
 def test_sequences_that_lose_their_beginning_are_counted(model, tokenizer, tmp_path):

@@ -87,10 +87,11 @@ def run(argv: list[str]) -> int:
     Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(table(reports))
     for report in reports:
         print(summary(report, c.max_length or model.config.block_size))
+    partial = len(reports) < len(tasks) or any(report.done < report.items for report in reports)
     if c.json is not None:
-        results = {"settings": about, "partial": interrupt.requested, "results": as_json(reports)}
+        results = {"settings": about, "partial": partial, "results": as_json(reports)}
         write_atomic(c.json, json.dumps(results, indent=2) + "\n")
-    if interrupt.requested:
+    if partial:
         print("tinygrad-llm: interrupted: these results are partial", file=sys.stderr)
         return 130
     return 0
@@ -103,9 +104,7 @@ def make_task(name: str, c: Evaluation, model: LanguageModel, tokenizer: Tokeniz
             raise UserError("perplexity needs a text: give it with --text FILE")
         with reading(c.text):
             text = Path(c.text).read_text("utf-8")
-        task = Perplexity(text, tokenizer, checked_length(model, c.max_length), c.stride)
-        task.items = task.items[: c.limit]
-        return task
+        return Perplexity(text, tokenizer, checked_length(model, c.max_length), c.stride, c.limit)
     if name == "multiple-choice":
         if c.multiple_choice is None:
             raise UserError("multiple-choice needs questions: give them with --multiple_choice FILE")

@@ -12,8 +12,7 @@ from itertools import groupby
 
 from tinygrad_llm import tokenizers
 from tinygrad_llm.errors import UserError
-from tinygrad_llm.evaluation.runner import GROUP
-from tinygrad_llm.evaluation.scoring import BATCH_SIZE, Request, Score, checked_length, score, start_token
+from tinygrad_llm.evaluation.scoring import BATCH_SIZE, Request, Score, checked_length, groups, score, start_token
 from tinygrad_llm.formats import load_model
 from tinygrad_llm.generation.decoding import Decoding
 from tinygrad_llm.generation.sampling import Sampling
@@ -95,10 +94,12 @@ class HarnessModel(TemplateLM):
         return [(float(s.log_probs.sum()), s.is_greedy) for s in scores]
 
     def _score(self, requests: list[Request], disable_tqdm: bool) -> list[Score]:
-        size = GROUP * self.batch_size
-        groups = [requests[start : start + size] for start in range(0, len(requests), size)]
-        groups = tqdm(groups, desc="log-likelihoods", disable=disable_tqdm)
-        return [s for group in groups for s in score(self.model, group, self.batch_size, self.max_length)]
+        scores, bar = [], tqdm(total=len(requests), desc="log-likelihoods", disable=disable_tqdm)
+        for group in groups([request] for request in requests):
+            scores += score(self.model, [request for [request] in group], self.batch_size, self.max_length)
+            bar.update(len(group))
+        bar.close()
+        return scores
 
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
         texts, bar = [], tqdm(total=len(requests), desc="texts", disable=disable_tqdm)

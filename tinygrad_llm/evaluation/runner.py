@@ -8,12 +8,10 @@ from dataclasses import asdict, dataclass
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from tinygrad_llm.evaluation.scoring import BATCH_SIZE, checked_length, score
+from tinygrad_llm.evaluation.scoring import BATCH_SIZE, checked_length, groups, score
 from tinygrad_llm.evaluation.tasks import Metric, Task
 from tinygrad_llm.models.language_model import LanguageModel
 from tinygrad_llm.tokenizers import Tokenizer
-
-GROUP = 8  # batches a group: sequences of like length are sought within one, and a task stops between two
 
 
 @dataclass(frozen=True)
@@ -46,17 +44,15 @@ def evaluate(
     """
     max_length = checked_length(model, max_length)
     scores, tokens, truncated, start = [], 0, 0, time.perf_counter()
-    going = True
-    while going and len(scores) < len(task.items):
-        items = task.items[len(scores) : len(scores) + GROUP * batch_size]
-        asked = [task.requests(item, tokenizer) for item in items]
-        requests = [request for item in asked for request in item]
+    for group in groups(task.requests(item, tokenizer) for item in task.items):
+        requests = [request for item in group for request in item]
         lengths = [len(context) + len(continuation) - 1 for context, continuation in requests]
         found = iter(score(model, requests, batch_size, max_length))
-        scores += [[next(found) for _ in item] for item in asked]
+        scores += [[next(found) for _ in item] for item in group]
         tokens += sum(min(length, max_length) for length in lengths)
         truncated += sum(length > max_length for length in lengths)
-        going = tell(len(scores))
+        if not tell(len(scores)):
+            break
     seconds = time.perf_counter() - start
     return Report(task.name, task.metrics(scores), seconds, tokens, truncated, len(scores), len(task.items))
 

@@ -4,7 +4,7 @@ The log-likelihood of tokens t_1 ... t_n after a context c is sum_i log p(t_i | 
 tokens as EleutherAI's harness does it (Biderman et al. 2024, https://arxiv.org/abs/2405.14782).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizers import Tokenizer
 
 BATCH_SIZE = 16
-BATCH_TOKENS = 16384  # what a batch may hold at most, so that long sequences do not take all memory
+MOST_TOKENS = 8192  # in a batch, for the memory that it takes; in a group, for the time between two words of progress
 HEAD_ROWS = 256  # logits are made so many rows at a time: a vocabulary of 128,000 takes 131 MB
 
 Request = tuple[Sequence[int], Sequence[int]]  # the tokens of a context, and those of its continuation
@@ -106,6 +106,19 @@ def score(
     return scores
 
 
+def groups(asked: Iterable[list[Request]]) -> Iterator[list[list[Request]]]:
+    """Items' requests, some MOST_TOKENS of them at a time: sequences of like length are sought within a group."""
+    group, tokens = [], 0
+    for requests in asked:
+        group.append(requests)
+        tokens += sum(len(context) + len(continuation) for context, continuation in requests)
+        if tokens >= MOST_TOKENS:
+            yield group
+            group, tokens = [], 0
+    if group:
+        yield group
+
+
 def checked_length(model: LanguageModel, max_length: int | None) -> int:
     """`max_length`, or the model's block for None. Raises UserError where it is none that the model can read."""
     block_size = model.config.block_size
@@ -117,10 +130,10 @@ def checked_length(model: LanguageModel, max_length: int | None) -> int:
 
 
 def _batches(lengths: list[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices of sequences, the longest first: up to `batch_size`, of BATCH_TOKENS or one sequence."""
+    """Indices of sequences, the longest first: up to `batch_size`, of MOST_TOKENS or one sequence."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     while order:
-        size = max(1, min(batch_size, BATCH_TOKENS // max(1, lengths[order[0]])))
+        size = max(1, min(batch_size, MOST_TOKENS // max(1, lengths[order[0]])))
         yield order[:size]
         order = order[size:]
 

@@ -58,7 +58,9 @@ class Perplexity(Task):
 
     name = "perplexity"
 
-    def __init__(self, text: str, tokenizer: Tokenizer, max_length: int, stride: int | None = None):
+    def __init__(
+        self, text: str, tokenizer: Tokenizer, max_length: int, stride: int | None = None, limit: int | None = None
+    ):
         stride = max(1, max_length // 2) if stride is None else stride
         if not 1 <= stride <= max_length:
             raise UserError(f"stride must be from 1 to {max_length}, what a window sees, not {stride}")
@@ -66,7 +68,7 @@ class Perplexity(Task):
         tokens = ids if start is None else np.array([start, *ids])
         if len(tokens) < 2:
             raise UserError("the text is too short: there is no token to predict")
-        self.items = windows(tokens, max_length, stride)
+        self.items = windows(tokens, max_length, stride)[:limit]
         self.bytes_per_token = len(text.encode()) / len(ids)
 
     def requests(self, item: Request, tokenizer: Tokenizer) -> list[Request]:

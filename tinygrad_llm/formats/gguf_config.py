@@ -10,6 +10,7 @@ from tinygrad_llm.formats.gguf_rope import read_scaling, write_scaling
 from tinygrad_llm.models import GPTConfig, LlamaConfig
 
 MOST = 2**24  # of whatever is counted: tokens of context, say
+KINDS = {int: "whole number", float: "fraction", str: "text"}
 NORM_EPS = 1e-5  # of every GPT-2
 ACTIVATION, BIAS = "tinygrad_llm.activation", "tinygrad_llm.bias"  # what llama.cpp's GPT-2 has in one form only
 
@@ -76,7 +77,7 @@ class _Fields:
         if value is None:
             raise UserError(f"it has no {key}")
         if type(value) is not kind:
-            raise UserError(f"{key} must be one {kind.__name__}, not {value!r:.60}")
+            raise UserError(f"{key} must be a {KINDS[kind]}, not {value!r:.60}")
         return value
 
     def whole(self, name: str, default: int | None = None) -> int:

@@ -17,7 +17,7 @@ from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizers import Tokenizer
 
 BATCH_SIZE = 16
-MOST_TOKENS = 8192  # in a batch, for the memory that it takes; in a group, for the time between two words of progress
+MOST_TOKENS = 4096  # in a batch, for the memory that it takes; in a group, for the time between two words of progress
 HEAD_ROWS = 256  # logits are made so many rows at a time: a vocabulary of 128,000 takes 131 MB
 
 Request = tuple[Sequence[int], Sequence[int]]  # the tokens of a context, and those of its continuation

@@ -1,0 +1,1 @@
+"""From a model that continues text to one that classifies, answers and is preferred."""

@@ -36,7 +36,7 @@ def leaf(function: Callable) -> Callable:
     addresses: dict[tuple, tuple[int, int]] = {}
 
     def run(*arguments) -> None:
-        key = tuple([x.dtype if hasattr(x, "dtype") else type(x) for x in arguments])
+        key = tuple([getattr(x, "dtype", None) or type(x) for x in arguments])
         if key not in addresses:
             types_ = types.int64, types.int64, *(numba.typeof(x) for x in arguments)
             addresses[key] = _address(_on_each_thread, THREE), _address(compiled, types_)
@@ -47,10 +47,10 @@ def leaf(function: Callable) -> Callable:
 
 def scratch(size: int, dtype) -> np.ndarray:
     """(threads, at least size): memory for each thread to work in, kept: it is in the cache when it is wanted again."""
-    kept, key = _kept.__dict__, (dtype.char, numba.get_num_threads())
-    if key not in kept or kept[key].shape[1] < size:
-        kept[key] = empty((key[1], size), dtype)
-    return kept[key]
+    kept = _kept.__dict__
+    if dtype.char not in kept or kept[dtype.char].shape[1] < size:
+        kept[dtype.char] = empty((numba.config.NUMBA_NUM_THREADS, size), dtype)
+    return kept[dtype.char]
 
 
 def sums(size: int, dtype) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-import tinygrad_llm.training.trainer as trainer_module
+import tinygrad_llm.training.loop as loop_module
 from tinygrad_llm import UserError, random
 from tinygrad_llm.formats.huggingface import load_pretrained
 from tinygrad_llm.training import Trainer, checkpoint
@@ -197,7 +197,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, config, monkeypatch
 def test_metrics_on_a_full_disk(tmp_path, config, monkeypatch):
     trainer = Trainer(config(), tmp_path)
     monkeypatch.setattr("tinygrad_llm.training.metrics.write_atomic", lambda path, data: path.symlink_to("/dev/full"))
-    monkeypatch.setattr(trainer_module, "plot", lambda run: None)  # /dev/full has no end to read to
+    monkeypatch.setattr(loop_module, "plot", lambda run, unit: None)  # /dev/full has no end to read to
     with pytest.raises(UserError, match=r"cannot write .*metrics.jsonl: No space left on device"):
         trainer.train()
 

@@ -1,12 +1,13 @@
 """Checkpoints: folders that Hugging Face opens, beside what a resumed run needs; whole, or not there.
 
-    config.json  model.safetensors  tokenizer.json  …    the model, as `formats.huggingface` writes it
+    config.json  model.safetensors  tokenizer.json  …    the model, as `formats` writes it
     optimizer.safetensors                                AdamW's state
     trainer.json                                         step, random state, …, and the SHA-256 of every other file
 
 A checkpoint is written under a temporary name and renamed, so that a kill at any moment leaves the one before.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,21 +17,22 @@ from pathlib import Path
 from tinygrad_llm.data.sources import sha256
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import replacing
-from tinygrad_llm.formats.huggingface import save_pretrained
 from tinygrad_llm.formats.safetensors import read_arrays, save_arrays
-from tinygrad_llm.models import GPT
 from tinygrad_llm.optim import Optimizer
-from tinygrad_llm.tokenizers import Tokenizer
 
 STATE = "trainer.json"
 
 
-def save(run: Path, model: GPT, tokenizer: Tokenizer, optimizer: Optimizer, state: dict) -> Path:
-    """Write the checkpoint of state["step"] in the run folder and return its path. Raises UserError if it cannot."""
+def save(run: Path, write_model: Callable[[Path], None], optimizer: Optimizer, state: dict) -> Path:
+    """Write the checkpoint of state["step"] in the run folder and return its path. Raises UserError if it cannot.
+
+    `write_model` puts the model's files into the folder that it is given.
+    """
     folder = run / "checkpoints" / f"step-{state['step']:06d}"
     remove(folder)  # a damaged one, or it would have been resumed from
     with replacing(folder) as temporary:
-        save_pretrained(model, temporary, tokenizer)
+        temporary.mkdir()
+        write_model(temporary)
         save_arrays(optimizer.state_dict(), temporary / "optimizer.safetensors")
         files = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
         (temporary / STATE).write_text(json.dumps(state | {"files": files}, indent=2) + "\n")
@@ -72,6 +74,18 @@ def newest(run: Path, tell: Callable[[str], None] = lambda line: None) -> Path |
     if problem:
         raise UserError(f"{problem}, and no other checkpoint of {run} is whole: start again with --config")
     return None
+
+
+def best(run: Path) -> Path | None:
+    """The checkpoint of a run that did best on what it validates with, or the newest where that one is damaged."""
+    folder = newest(run)
+    if folder is None:
+        return None
+    found = run / "checkpoints" / f"step-{json.loads((folder / STATE).read_text())['best']['step']:06d}"
+    with contextlib.suppress(UserError):
+        verify(found)
+        return found
+    return folder
 
 
 def find_model(path: str | os.PathLike) -> Path:

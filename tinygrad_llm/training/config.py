@@ -1,4 +1,4 @@
-"""The settings of a training run; the command line and `config.yaml` are made of them."""
+"""The settings of a run; the command line and `config.yaml` are made of them."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,18 +20,13 @@ NOT_NEGATIVE = ("min_lr", "warmup_iters", "weight_decay", "grad_clip", "sample_l
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """Everything that decides a run, so that the same settings give the same weights on the same machine.
+class LoopConfig:
+    """What every run has, whatever it trains.
 
     Args:
-        data: a text file, a folder of .txt and .md files, or a name: python-docs or shakespeare
-        tokenizer: char, byte, word or bpe to train one on the data; or a tokenizer's folder, file or name, such as gpt2
-        tokenizer_vocab_size: how many tokens a bpe or word tokenizer shall learn
-        val_fraction: the share at the end of the text that only measures and never trains
-        preset: the shape of the model: gpt2, gpt2-medium, gpt2-large, gpt2-xl, nanogpt-cpu, nanogpt-gpu or tiny
-        model: the shape in detail, where it shall differ from the preset
-        out: the run folder; runs/<data>-<preset>, with a number if that exists
-        batch_size: sequences in a micro-batch, each of model.block_size tokens
+        data: what to train on
+        out: the run folder; one in runs/ that tells of the data and the model, with a number if that exists
+        batch_size: examples in a micro-batch
         gradient_accumulation_steps: micro-batches whose gradients make one step
         max_iters: steps
         learning_rate: the highest learning rate
@@ -43,23 +38,16 @@ class TrainingConfig:
         beta2: AdamW's decay of the mean of their squares
         weight_decay: of matrices and embeddings; biases and norms have none
         grad_clip: the largest norm of the gradient, beyond which it is scaled down; 0 for no limit
-        eval_interval: steps between evaluations, each with a sample of text
-        eval_iters: batches of each split in an evaluation
+        eval_interval: steps between evaluations
         log_interval: steps between lines in metrics.jsonl
         checkpoint_interval: steps between checkpoints; the best and the last two are kept
-        sample_length: tokens in a sample
         seed: fixes the first weights, the order of the data, dropout and the samples
         dtype: the numbers to compute with
         kernels: kernel sets by preference, with commas between them; numba where it is installed
         threads: cores to use; all unless given
     """
 
-    data: str = "python-docs"
-    tokenizer: str = "char"
-    tokenizer_vocab_size: int | None = None
-    val_fraction: float = 0.1
-    preset: str = DEFAULT_PRESET
-    model: GPTConfig = field(default_factory=lambda: GPTConfig(**PRESETS[DEFAULT_PRESET]))
+    data: str = ""
     out: str | None = None
     batch_size: int = 12
     gradient_accumulation_steps: int = 1
@@ -74,22 +62,19 @@ class TrainingConfig:
     weight_decay: float = 0.1
     grad_clip: float = 1.0
     eval_interval: int = 250
-    eval_iters: int = 20
     log_interval: int = 10
     checkpoint_interval: int = 250
-    sample_length: int = 500
     seed: int = 1337
     dtype: Literal["float32", "float64"] = "float32"
     kernels: str | None = None
     threads: int | None = None
 
     def __post_init__(self):
-        for name in POSITIVE:
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be more than 0, not {getattr(self, name)}")
-        for name in NOT_NEGATIVE:
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} must not be negative, as {getattr(self, name)} is")
+        for name, value in vars(self).items():
+            if name in POSITIVE and value is not None and not value > 0:
+                raise UserError(f"{name} must be more than 0, not {value}")
+            if name in NOT_NEGATIVE and not value >= 0:
+                raise UserError(f"{name} must not be negative, as {value} is")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
@@ -101,7 +86,34 @@ class TrainingConfig:
             raise UserError(f"min_lr {self.min_lr} is above learning_rate {self.learning_rate}: lower it as well")
 
 
-def save_config(config: TrainingConfig, run: Path) -> None:
-    """Write config.yaml, from which `tinygrad-llm train --config` makes the same run again."""
+@dataclass(frozen=True)
+class TrainingConfig(LoopConfig):
+    """Everything that decides a run, so that the same settings give the same weights on the same machine.
+
+    Args:
+        data: a text file, a folder of .txt and .md files, or a name: python-docs or shakespeare
+        tokenizer: char, byte, word or bpe to train one on the data; or a tokenizer's folder, file or name, such as gpt2
+        tokenizer_vocab_size: how many tokens a bpe or word tokenizer shall learn
+        val_fraction: the share at the end of the text that only measures and never trains
+        preset: the shape of the model: gpt2, gpt2-medium, gpt2-large, gpt2-xl, nanogpt-cpu, nanogpt-gpu or tiny
+        model: the shape in detail, where it shall differ from the preset
+        batch_size: sequences in a micro-batch, each of model.block_size tokens
+        eval_interval: steps between evaluations, each with a sample of text
+        eval_iters: batches of each split in an evaluation
+        sample_length: tokens in a sample
+    """
+
+    data: str = "python-docs"
+    tokenizer: str = "char"
+    tokenizer_vocab_size: int | None = None
+    val_fraction: float = 0.1
+    preset: str = DEFAULT_PRESET
+    model: GPTConfig = field(default_factory=lambda: GPTConfig(**PRESETS[DEFAULT_PRESET]))
+    eval_iters: int = 20
+    sample_length: int = 500
+
+
+def save_config(config: LoopConfig, run: Path) -> None:
+    """Write config.yaml, from which `--config` makes the same run again."""
     settings = {name: value for name, value in asdict(config).items() if value is not None}
     write_atomic(run / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))

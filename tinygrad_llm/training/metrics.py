@@ -14,7 +14,7 @@ class Metrics:
     """Appends to `metrics.jsonl`, one JSON object a line, and to TensorBoard's event files.
 
     `split` is "batch" for a step's own loss, with its learning_rate, gradient_norm and tokens_per_second; "train" and
-    "val" for the means of an evaluation. What was written after `step`, by a run that was killed, is dropped.
+    "val" for what an evaluation measured. What was written after `step`, by a run that was killed, is dropped.
     """
 
     def __init__(self, run: Path, step: int):
@@ -31,7 +31,8 @@ class Metrics:
         try:
             self.file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
             self.file.flush()
-            tags = {f"{name}/{split}" if name == "loss" else name: value for name, value in values.items()}
+            plain = split == "batch"  # but for the loss, which the others have too
+            tags = {name if plain and name != "loss" else f"{name}/{split}": value for name, value in values.items()}
             self.events.add(step, {tag: value for tag, value in tags.items() if value is not None})
         except OSError as error:
             raise UserError(f"cannot write {self.file.name}: {error.strerror}; the checkpoints are whole") from error
@@ -54,8 +55,8 @@ def read_metrics(run: Path) -> list[dict]:
     return lines
 
 
-def plot(run: Path) -> None:
-    """Draw `loss.png` from metrics.jsonl: training loss by batch, and both evaluated losses, over steps."""
+def plot(run: Path, unit: str) -> None:
+    """Draw `loss.png` from metrics.jsonl: training loss by batch, and both evaluated losses, in `unit`, over steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -75,7 +76,7 @@ def plot(run: Path) -> None:
         step, loss = points[-1]
         beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
         axes.annotate(f"{loss:.3f}", (step, loss), color=style["color"], **beside)
-    axes.set(xlabel="step", ylabel="loss (nats per token)", title=run.name)
+    axes.set(xlabel="step", ylabel=f"loss ({unit})", title=run.name)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.margins(x=0.02)

@@ -117,13 +117,20 @@ def test_a_context_reads_only_what_is_new(model, monkeypatch):
         assert token == next(generate(model, prompt, 1, temperature=0, use_cache=False))
 
 
-def test_a_context_that_was_interrupted_reads_anew(model, monkeypatch):
+def test_a_context_that_was_interrupted_between_layers_reads_anew(model, monkeypatch):
+    forward = type(model.h[0]).forward
+
+    def interrupted(self, *arguments):
+        if self is model.h[1]:
+            raise KeyboardInterrupt
+        return forward(self, *arguments)
+
     context = Context(model, 1, 16)
     list(Decoding(model, [[1, 2, 3]], 1, context=context))
-    with monkeypatch.context() as patch:
-        patch.setattr(type(model.h[1]), "forward", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            list(Decoding(model, [[1, 2, 3, 4]], 1, context=context))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(type(model.h[0]), "forward", interrupted)
+        list(Decoding(model, [[1, 2, 3, 4, 5]], 1, context=context))
+    assert len({layer.length for layer in context.cache.layers}) == 2
     decoding = Decoding(model, [[1, 2, 3, 5]], 4, Sampling(temperature=0), context=context)
     list(decoding)
     assert decoding.tokens[0] == list(generate(model, [1, 2, 3, 5], 4, temperature=0))

@@ -56,6 +56,8 @@ def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
     """
     entries = {key.removeprefix("tokenizer.ggml."): value for key, value in metadata.items()}
     kind, tokens, pre = entries.get("model"), list(entries.get("tokens", ())), entries.get("pre", "default")
+    if not all(isinstance(token, str) for token in tokens):
+        raise UserError("its vocabulary is not of text")
     if kind not in ("gpt2", "llama"):
         raise UserError(f"its vocabulary is of kind {kind!r}, but this program reads gpt2 and llama")
     types = _column(entries, "token_type", [NORMAL] * len(tokens))

@@ -48,14 +48,31 @@ def _blocks(*shape: int, scales: int):
     case(normal(2, 1024), _blocks(7, 32, 20, scales=2), normal(7), type="Q4_1"),
 )
 def quantized_linear(x, blocks, bias=None, type="Q8_0"):
+    return F.linear(x, _dequantized(blocks, type, x.dtype), bias)
+
+
+@oracle(
+    case(normal(7, 33), normal(97, 33), normal(97), normal(3, 33), normal(97, 3), 0.5),
+    case(normal(2, 3, 97), normal(1, 97), None, normal(8, 97), normal(1, 8), keep=booleans(2, 3, 97), dropout_p=0.25),
+    case(normal(33), normal(7, 33), normal(7), normal(1, 33), normal(7, 1), 2.0),
+    case(normal(3, 33, 64), _blocks(97, 2, 20, scales=2), normal(97), normal(7, 64), normal(97, 7), 0.5, type="Q4_1"),
+    case(normal(3, 32), _blocks(7, 1, 34, scales=1), None, normal(1, 32), normal(7, 1), keep=booleans(3, 32), type="Q8_0"),
+)
+def lora_linear(x, weight, bias, a, b, scale=1.0, keep=None, dropout_p=0.0, type=None):
+    weight = weight if type is None else _dequantized(weight, type, x.dtype)
+    dropped = x if keep is None else x * keep / (1 - dropout_p)
+    return F.linear(x, weight, bias) + scale * F.linear(F.linear(dropped, a), b)
+
+
+def _dequantized(blocks, type, dtype):
     scales, size = {"Q8_0": (1, 34), "Q4_0": (1, 18), "Q4_1": (2, 20)}[type]
     head, q = blocks.unflatten(1, (-1, size)).tensor_split([2 * scales], dim=-1)  # (out, blocks, bytes)
-    d, *m = head.contiguous().view(torch.float16).to(x.dtype).split(1, dim=-1)
+    d, *m = head.contiguous().view(torch.float16).to(dtype).split(1, dim=-1)
     if type == "Q8_0":
         weight = d * q.contiguous().view(torch.int8)
     else:
-        weight = d * (torch.cat([q % 16, q // 16], -1).to(x.dtype) - (8 if type == "Q4_0" else 0))
-    return F.linear(x, (weight + m[0] if m else weight).flatten(1), bias)
+        weight = d * (torch.cat([q % 16, q // 16], -1).to(dtype) - (8 if type == "Q4_0" else 0))
+    return (weight + m[0] if m else weight).flatten(1)
 
 
 @oracle(

@@ -26,6 +26,7 @@ __all__ = [
     "linear_cross_entropy",
     "log_softmax",
     "logsigmoid",
+    "lora_linear",
     "mse_loss",
     "nll_loss",
     "relu",
@@ -47,6 +48,22 @@ def linear(input: Tensor, weight: Tensor | Quantized, bias: Tensor | None = None
     if isinstance(weight, Quantized):
         return ops.quantized_linear(input, weight.blocks, bias, weight.type)
     return ops.linear(input, weight, bias)
+
+
+def lora_linear(
+    input: Tensor,
+    weight: Tensor | Quantized,
+    bias: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    scale: float = 1.0,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """linear(input, weight, bias) + scale linear(linear(dropout(input), a), b): a is (rank, in), b (out, rank)."""
+    keep = _keep(input.shape, dropout_p) if dropout_p else None
+    if isinstance(weight, Quantized):
+        return ops.lora_linear(input, weight.blocks, bias, a, b, scale, keep, dropout_p, weight.type)
+    return ops.lora_linear(input, weight, bias, a, b, scale, keep, dropout_p)
 
 
 def attention_qkvpacked(qkv: Tensor, n_head: int, dropout_p: float = 0.0) -> Tensor:

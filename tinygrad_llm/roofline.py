@@ -80,9 +80,12 @@ class WorkCounter:
             forwards = self.forwards[name, np.shape(dy)]
             flops, needed = forwards.pop() if forwards else Work(0, 0)
             # z = x y has one product forward, and one back for each gradient; the others are made of two such products.
-            products = sum(dx is not None for dx in outputs[:2]) if name in TWO_OPERANDS else 2
+            if name == "lora_linear":
+                flops = _lora_linear_backward(flops, dy, *outputs)
+            else:
+                flops *= sum(dx is not None for dx in outputs[:2]) if name in TWO_OPERANDS else 2
             moved = _moved(inputs, outputs)
-            return Work(products * flops, moved + needed if moved else 0)
+            return Work(flops, moved + needed if moved else 0)
         _, grad, *_ = inputs  # an optimizer's pass over flat arrays: all are read, and all but the gradient written
         return Work(0, sum(x.nbytes if x is grad else 2 * x.nbytes for x in _arrays(inputs)))
 
@@ -116,6 +119,20 @@ def _mlp(y, x, fc_weight, *_) -> int:
     return 2 * rows * width * (x.shape[-1] + y.shape[-1])
 
 
+def _lora_linear(y, x, weight, bias, a, b, *_) -> int:
+    """x W^T, and the adapter's two products, for so many rows."""
+    rows = y.size // len(b)
+    return 2 * rows * (x.shape[-1] * len(b) + a.size + b.size)
+
+
+def _lora_linear_backward(forward, dy, dx, dweight, dbias, da, db) -> int:
+    """The adapter's products twice, or without dx only dy B and those of da and db; for dx and dweight, one of W's."""
+    rows = dy.size // len(db)
+    base = forward - 2 * rows * (da.size + db.size)
+    back = 2 * rows * (da.size * (1 + (dx is not None)) + 2 * db.size)
+    return back + base * sum(gradient is not None for gradient in (dx, dweight))
+
+
 def _attention(y, q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_causal=False, *_) -> int:
     """q k^T and p v, for those pairs of a query and a key alone that a causal mask allows."""
     queries, keys = q.shape[-2], k.shape[-2]
@@ -135,6 +152,7 @@ FLOPS: dict[str, Callable[..., int]] = {
     "attention_qkvpacked": _attention_qkvpacked,
     "linear": _product,
     "linear_cross_entropy": _linear_cross_entropy,
+    "lora_linear": _lora_linear,
     "matmul": _product,
     "mlp": _mlp,
     "quantized_linear": _product,

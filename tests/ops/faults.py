@@ -43,6 +43,7 @@ FAULTS = {
     # layers
     ("numpy", "linear"): ("rows_dy.sum(axis=0)", "rows_dy.mean(axis=0)"),
     ("numpy", "quantized_linear"): ("dtype) if needs", "dtype)[::-1] if needs"),
+    ("numpy", "lora_linear"): ("scale * du", "du"),
     ("numpy", "embedding"): ("np.add.at(dweight, ids, dy)", "dweight[ids] += dy"),
     ("numpy", "layernorm"): (" - xhat * (g * xhat).mean(axis=-1, keepdims=True)", ""),
     ("numpy", "rmsnorm"): ("(g * xhat).mean", "(g * xhat).sum"),
@@ -67,6 +68,9 @@ FAULTS = {
     ("numba", "embedding"): ("total[c] += row[c]", "total[c] = row[c]"),
     ("numba", "linear"): ("column_sums(rows_dy)", "rows_dy.mean(axis=0)"),
     ("numba", "quantized_linear"): ("product(rows_dy, deq", "product(-rows_dy, deq"),
+    ("numba", "lora_linear"): ("du *= scale", "du *= 1"),
+    ("numba", "swiglu"): (" * (one + a * (one - s))", ""),
+    ("numba", "rmsnorm"): ("mine[c] += d_xhat", "mine[c] = d_xhat"),
     ("numba", "layernorm"): (" - xhat * mean_g_xhat", ""),
     ("numba", "attention"): ("(load(x, ds_start + j) - dot)", "load(x, ds_start + j)"),
     ("numba", "attention_qkvpacked"): ("ascontiguousarray(dy)", "ascontiguousarray(-dy)"),

@@ -14,6 +14,7 @@ from tinygrad_llm.nn.attention import (
 )
 from tinygrad_llm.nn.cache import Cache, KVCache
 from tinygrad_llm.nn.layers import GELU, Dropout, Embedding, LayerNorm, Linear, RMSNorm, Sequential
+from tinygrad_llm.nn.lora import LoRAConfig, LoRALinear, add_lora, lora_parameters, merge, unmerge
 from tinygrad_llm.nn.module import Module, Parameter, initial, meta
 from tinygrad_llm.nn.quantized import QuantizedEmbedding, QuantizedLinear, use_quantized
 
@@ -27,6 +28,8 @@ __all__ = [
     "KVCache",
     "LayerNorm",
     "Linear",
+    "LoRAConfig",
+    "LoRALinear",
     "Module",
     "MultiHeadAttention",
     "Parameter",
@@ -37,11 +40,15 @@ __all__ = [
     "Sequential",
     "SplitHeads",
     "StackedHeads",
+    "add_lora",
     "attend",
     "attention_without_weights",
     "initial",
+    "lora_parameters",
+    "merge",
     "merge_heads",
     "meta",
     "split_heads",
+    "unmerge",
     "use_quantized",
 ]

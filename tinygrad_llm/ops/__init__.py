@@ -27,6 +27,7 @@ from tinygrad_llm.ops.log import log
 from tinygrad_llm.ops.log_softmax import log_softmax
 from tinygrad_llm.ops.logsigmoid import logsigmoid
 from tinygrad_llm.ops.logsumexp import logsumexp
+from tinygrad_llm.ops.lora_linear import lora_linear
 from tinygrad_llm.ops.masked_fill import masked_fill
 from tinygrad_llm.ops.matmul import matmul
 from tinygrad_llm.ops.maximum import maximum

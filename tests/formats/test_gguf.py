@@ -1,13 +1,13 @@
-"""Models in GGUF files compute what transformers computes; what is saved is read back, here and by the package `gguf`."""
+"""Models in GGUF files compute what transformers computes; saved ones are read back, here and by the package `gguf`."""
 
 import gguf
 import numpy as np
 import pytest
 import torch
 import transformers
-from gguf import GGMLQuantizationType, GGUFWriter
+from gguf import GGUFWriter
+from gguf_files import write_gguf
 
-from tinygrad_llm import quantization
 from tinygrad_llm.autograd import no_grad
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.formats import load_model
@@ -150,3 +150,128 @@ def test_saved_files_say_what_llama_cpp_wants(tmp_path, variant):
         assert found.keys() == {t.name for t in expected.tensors}
         for tensor in expected.tensors:
             np.testing.assert_allclose(found[tensor.name], tensor.data, rtol=1e-5, err_msg=tensor.name)
+
+
+def llama(**changes) -> Llama:
+    shape = {"vocab_size": 96, "block_size": 64, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 64}
+    return Llama(LlamaConfig(**{**shape, "intermediate_size": 96, **changes}))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_matrices_become_every_type(tmp_path, kind):
+    model = llama(n_embd=72, head_dim=16)  # blocks of 32 do not divide rows of 72, but those of 64 and 96
+    save(model, tmp_path / "m.gguf", type=kind)
+    types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    assert types["blk.0.attn_norm.weight"] == "F32"
+    assert types["blk.0.attn_output.weight"] == types["blk.1.ffn_down.weight"] == kind
+    assert types["blk.0.attn_q.weight"] == types["output.weight"] == (kind if kind in ("F32", "BF16") else "F16")
+    bits = {"F32": 24, "F16": 11, "BF16": 8}.get(kind) or int(kind[1])
+    again = load(tmp_path / "m.gguf").state_dict()
+    for name, x in model.state_dict().items():
+        np.testing.assert_allclose(again[name], x, atol=np.abs(x).max() * 2.0 ** (1 - bits), err_msg=name)
+
+
+def test_the_embedding_and_the_head_keep_8_bits(tmp_path):
+    save(llama(), tmp_path / "m.gguf", type="Q4_0")
+    tensors = read(tmp_path / "m.gguf").tensors
+    assert {tensors[name].type for name in ("token_embd.weight", "output.weight")} == {"Q8_0"}
+    assert tensors["blk.0.ffn_up.weight"].type == "Q4_0"
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_1", "Q4_0"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_quantized_matrices_stay_so(tmp_path, kind, tied):
+    model = llama(tie_weights=tied, attention_bias=True, mlp_bias=True)
+    save(model, tmp_path / "m.gguf", type=kind)
+    quantized = load(tmp_path / "m.gguf", quantized=True)
+    assert isinstance(quantized.layers[1].self_attn.q_proj, QuantizedLinear)
+    assert quantized.layers[1].self_attn.q_proj.weight.type == kind
+    np.testing.assert_allclose(logits(quantized), logits(load(tmp_path / "m.gguf")), atol=1e-3)
+    save(quantized, tmp_path / "again.gguf")
+    first, again = (read(tmp_path / name).tensors for name in ("m.gguf", "again.gguf"))
+    assert first.keys() == again.keys()
+    for name, x in first.items():
+        y = again[name]
+        np.testing.assert_array_equal(*(z if isinstance(z, np.ndarray) else z.blocks for z in (x, y)), err_msg=name)
+    save(quantized, tmp_path / "floats.gguf", type="F32")
+    dense = load(tmp_path / "m.gguf").state_dict()
+    for name, x in load(tmp_path / "floats.gguf").state_dict().items():
+        np.testing.assert_array_equal(x, dense[name], err_msg=name)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_gpt_comes_back_as_it_was(tmp_path, bias, tied):
+    config = GPTConfig(96, 64, 2, 4, 32, bias=bias, activation="gelu", tie_weights=tied)
+    model = GPT(config)
+    save(model, tmp_path / "m.gguf")
+    again = load(tmp_path / "m.gguf")
+    assert again.config == config and not again.training
+    np.testing.assert_array_equal(logits(again), logits(model))
+    assert "blk.0.attn_qkv.bias" in read(tmp_path / "m.gguf").tensors  # llama.cpp wants it in any case
+
+
+def test_what_llama_cpp_lacks_is_refused(tmp_path):
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 32}
+    with pytest.raises(UserError, match="no rotary embedding scaled"):
+        save(llama(rope_scaling=dynamic), tmp_path / "m.gguf")
+    with pytest.raises(UserError, match="no type 'Q4_K' to write"):
+        save(llama(), tmp_path / "m.gguf", type="Q4_K")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(GGUFWriter, "write_tensor_data", full)
+    with pytest.raises(UserError, match="No space left"):
+        save(llama(), path)
+    assert [file.name for file in tmp_path.iterdir()] == ["m.gguf"] and path.read_bytes() == b"old"
+
+
+WRONG = {
+    "another architecture": ({"general.architecture": "mamba"}, {}, "its architecture is 'mamba': this program has"),
+    "no number": ({"llama.block_count": None}, {}, "it has no llama.block_count"),
+    "a number for each layer": ({"llama.attention.head_count": [4, 4]}, {}, r"head_count must be a whole number"),
+    "absurdly many layers": ({"llama.block_count": 2**24}, {}, r"block_count is 16777216, but there are 21 tensors"),
+    "absurd context": ({"llama.context_length": 2**31 - 1}, {}, "context_length is 2147483647"),
+    "absurd width": ({"llama.embedding_length": 2**24}, {}, "has shape"),
+    "one layer more": ({"llama.block_count": 3}, {}, r"tensor blk\.2\.attn_norm\.weight is missing"),
+    "one layer less": ({"llama.block_count": 1}, {}, r"no tensor blk\.1\.attn_k\.weight"),
+    "heads that do not divide": ({"llama.attention.head_count_kv": 3}, {}, "not divisible"),
+    "half a rotation": ({"llama.rope.dimension_count": 8}, {}, "rope.dimension_count is 8: this program has 16 only"),
+    "an unknown scaling": (
+        {"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": 2.0},
+        {},
+        "rope_scaling 'longrope' is not one of",
+    ),
+    "a missing tensor": ({}, {"output_norm.weight": None}, r"tensor output_norm\.weight is missing"),
+    "another shape": (
+        {},
+        {"blk.0.ffn_up.weight": np.zeros((64, 96), np.float32)},
+        r"has shape \(64, 96\), not \(96, 64\)",
+    ),
+    "one tensor too many": (
+        {},
+        {"blk.0.ffn_gate_exps.weight": np.zeros(3, np.float32)},
+        r"no tensor blk\.0\.ffn_gate_exps",
+    ),
+    "strange frequencies": ({}, {"rope_freqs.weight": np.arange(1, 9, dtype=np.float32)}, "not what Llama 3's scaling"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_model_that_does_not_fit_is_refused_in_one_line(tmp_path, wrong):
+    changed_values, changed_tensors, message = WRONG[wrong]
+    save(llama(), tmp_path / "m.gguf")
+    file = read(tmp_path / "m.gguf")
+    values = {key: value for key, value in {**file.metadata, **changed_values}.items() if value is not None}
+    tensors = {name: x for name, x in {**file.tensors, **changed_tensors}.items() if x is not None}
+    write_gguf(tmp_path / "wrong.gguf", values, tensors)
+    with pytest.raises(UserError, match=message) as caught:
+        load(tmp_path / "wrong.gguf")
+    assert str(caught.value).startswith(f"{tmp_path / 'wrong.gguf'}: ") and "\n" not in str(caught.value)

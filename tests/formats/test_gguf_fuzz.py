@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
+from gguf_files import write_gguf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -171,24 +171,6 @@ def other_content(draw, paths: list[Path]) -> tuple[dict, dict]:
     return values, tensors
 
 
-def write(path: Path, values: dict, tensors: dict) -> None:
-    writer = GGUFWriter(path, str(values.pop("general.architecture", "llama")))
-    for key, value in values.items():
-        kind = GGUFValueType.get_type(value)
-        if kind == GGUFValueType.INT32 and value not in range(-(2**31), 2**31):
-            kind = GGUFValueType.UINT64
-        writer.add_key_value(key, value, kind)
-    for name, x in tensors.items():
-        if isinstance(x, np.ndarray):
-            writer.add_tensor(name, np.ascontiguousarray(x))
-        else:
-            writer.add_tensor(name, x.blocks, raw_dtype=GGMLQuantizationType[x.type])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 def check(path: Path) -> None:
     tracemalloc.start()
     start = time.perf_counter()
@@ -212,7 +194,7 @@ def fuzz(seeds: list[Path], path: Path, examples: int) -> None:
     @run
     @given(st.data())
     def check_content(data):
-        write(path, *other_content(data.draw, seeds))
+        write_gguf(path, *other_content(data.draw, seeds))
         check(path)
 
     check_bytes()

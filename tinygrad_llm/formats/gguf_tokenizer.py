@@ -108,6 +108,16 @@ def _pre(description: dict) -> str | None:
     *cuts, last = cut["pretokenizers"] if cut.get("type") == "Sequence" else [cut]
     if description["normalizer"] or last.get("type") != "ByteLevel" or last.get("add_prefix_space"):
         return None
-    patterns = [r"\p{N}" if part["type"] == "Digits" else part.get("pattern", {}).get("Regex") for part in cuts]
+    patterns = list(map(_pattern, cuts))
     patterns += [GPT2_PATTERN] if last.get("use_regex", True) else []
     return next((name for name, known in CUTS_OF.items() if known == patterns), None)
+
+
+def _pattern(part: dict) -> str | None:
+    """The regular expression that a part of the cut isolates."""
+    match part:
+        case {"type": "Digits", "individual_digits": True}:
+            return r"\p{N}"
+        case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False}:
+            return pattern
+    return None

@@ -100,6 +100,19 @@ def test_special_tokens_come_from_a_prompt_only_when_asked(capsys, tmp_path):
     assert write_json(capsys, *settings, "--allow_special", "true")[0]["prompt_tokens"] == 2
 
 
+def test_what_begins_every_text_stands_before_the_prompt_and_is_not_shown(capsys, folder, monkeypatch):
+    """A model that wants a token there, here "p", gets it once, and keeps it where the prompt is cropped."""
+    tokenizer = tokenizers.load(folder)
+    tokenizer.bos_id = int(tokenizer.encode("p")[0])
+    settings = ["--temperature", "0", "--max_new_tokens", "9"]
+    expected = write(capsys, folder, *settings, "--prompt", "pabc")
+    cropped = write(capsys, folder, *settings, "--prompt", "p" + "k" * 15)
+    monkeypatch.setattr(tokenizers, "load", lambda path: tokenizer)
+    assert write(capsys, folder, *settings, "--prompt", "abc") == expected[1:]
+    assert write(capsys, folder, *settings, "--prompt", "pabc") == expected[1:]
+    assert write(capsys, folder, *settings, "--prompt", "k" * 30, "--crop_prompt", "true") == cropped[1:]
+
+
 def test_speed_is_told_on_a_terminal(capsys, folder, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert main(["generate", folder, "--max_new_tokens", "5"]) == 0
@@ -119,10 +132,10 @@ def test_a_long_prompt_may_be_cropped_and_says_so(capsys, folder, tmp_path):
 
 def test_settings_may_come_from_a_file(capsys, folder, tmp_path):
     file = tmp_path / "settings.yaml"
-    file.write_text("prompt: abc\nseed: 1\nmax_new_tokens: 30\ntop_k: 3\nstop: [k, l]\n")
-    expected = write(capsys, folder, "--prompt", "abc", "--seed", "1", "--max_new_tokens", "30", "--top_k", "3",
-                     "--stop", "k", "--stop", "l")  # fmt: skip
-    assert write(capsys, folder, "--config", str(file)) == expected
+    flags = ["--prompt", "abc", "--seed", "1", "--max_new_tokens", "30", "--top_k", "3", "--stop", "kl"]
+    for stop, more in [("kl", []), ("[kl, m]", ["--stop", "m"])]:
+        file.write_text(f"prompt: abc\nseed: 1\nmax_new_tokens: 30\ntop_k: 3\nstop: {stop}\n")
+        assert write(capsys, folder, "--config", str(file)) == write(capsys, folder, *flags, *more)
 
 
 @pytest.mark.parametrize(

@@ -83,13 +83,14 @@ def run(argv: list[str]) -> int:
     for name in ("samples", "batch_size"):
         if getattr(c, name) < 1:
             raise UserError(f"{name} must be at least 1, not {getattr(c, name)}")
-    prompts = read_prompts(c)
+    prompts, stop = read_prompts(c), settings["stop"]
+    stop = [str(text) for text in (stop if isinstance(stop, list) else [stop])]  # a file of settings may have just one
     model, tokenizer = loading.load(settings["model"])
     if sampling.seed is None:
         sampling = replace(sampling, seed=secrets.randbelow(2**32))
     prompts = [encode_prompt(c, prompt, tokenizer, model.config.block_size) for prompt in prompts]
     rows = [
-        Row(number, sample, ids, Text(tokenizer, settings["stop"]))
+        Row(number, sample, ids, Text(tokenizer, stop))
         for number, ids in enumerate(prompts, 1)
         for sample in range(1, c.samples + 1)
     ]
@@ -125,19 +126,21 @@ def read_prompts(c: Writing) -> list[str]:
 
 
 def encode_prompt(c: Writing, prompt: str, tokenizer: Tokenizer, block_size: int) -> list[int]:
-    """The prompt's tokens. Raises UserError where it is too long for the block, unless it may be cropped."""
+    """The prompt's tokens, after the one that begins every text, for models that want it.
+
+    Raises UserError where there are too many for the block, unless the prompt may be cropped.
+    """
     ids = tokenizer.encode(prompt, allow_special=c.allow_special).tolist()
-    if tokenizer.bos_id is not None:
-        ids = [tokenizer.bos_id, *ids]
-    excess = len(ids) - block_size
-    if excess > 0 and not c.crop_prompt:
+    begin = [] if tokenizer.bos_id is None or ids[:1] == [tokenizer.bos_id] else [tokenizer.bos_id]
+    excess = max(0, len(begin) + len(ids) - block_size)
+    if excess and not c.crop_prompt:
         raise UserError(
-            f"the prompt has {len(ids)} tokens and the model's block {block_size}: shorten it, "
+            f"the prompt has {len(begin) + len(ids)} tokens and the model's block {block_size}: shorten it, "
             f"or leave out its first {excess} with --crop_prompt true"
         )
-    if excess > 0:
+    if excess:
         print(f"left out the first {excess} tokens of the prompt: the model's block is {block_size}", file=sys.stderr)
-    return ids[max(excess, 0) :]
+    return begin + ids[excess:]
 
 
 def print_texts(decoding: Decoding, batch: list[Row], tokenizer: Tokenizer, number: int, total: int) -> None:
@@ -161,6 +164,7 @@ def print_json(decoding: Decoding, batch: list[Row]) -> None:
         result = {
             "prompt": row.prompt,
             "sample": row.sample,
+            "seed": decoding.sampling.seed,
             "text": row.text.text,
             "tokens": tokens,
             "finish_reason": reason,

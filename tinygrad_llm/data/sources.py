@@ -45,18 +45,19 @@ def read_text(source: str | os.PathLike) -> str:
     if source == "python-docs":
         return _python_docs()
     if source in DOWNLOADS:
-        return _read(_fetch(*DOWNLOADS[source]))
+        return read_file(_fetch(*DOWNLOADS[source]))
     if os.path.isdir(source):
         files = sorted(path for path in Path(source).rglob("*.*") if path.suffix in {".txt", ".md"})
         if not files:
             raise UserError(f"the folder {source} holds no .txt or .md file")
-        return "\n\n".join(_read(path).strip("\n") for path in files) + "\n"
+        return "\n\n".join(read_file(path).strip("\n") for path in files) + "\n"
     if not os.path.exists(source):
         raise UserError(f"no file, folder or known text is called {source!r}; known are {', '.join(SOURCES)}")
-    return _read(Path(source))
+    return read_file(Path(source))
 
 
-def _read(path: Path) -> str:
+def read_file(path: Path) -> str:
+    """The text of a UTF-8 file, to the byte. Raises UserError for one that cannot be read, is empty or is not UTF-8."""
     try:
         text = path.read_bytes().decode("utf-8")  # not read_text, which would change the line ends
     except OSError as error:

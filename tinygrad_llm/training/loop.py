@@ -17,7 +17,6 @@ from tinygrad_llm.nn import Module
 from tinygrad_llm.optim import AdamW, decay_groups, learning_rate
 from tinygrad_llm.profiling import profile
 from tinygrad_llm.tensor import Tensor
-from tinygrad_llm.tokenizers import Tokenizer
 from tinygrad_llm.training import checkpoint
 from tinygrad_llm.training.config import LoopConfig, save_config
 from tinygrad_llm.training.display import Display
@@ -32,14 +31,15 @@ SPLITS = {"train": "training", "val": "validation"}
 class Loop:
     """Trains `model` in the folder `run`, from the newest checkpoint there if it has one.
 
-    A subclass sets `config`, `model`, `tokenizer` and `batches` (an endless iterator with state_dict and
-    load_state_dict), then calls `begin`. It defines `loss`, `weight`, `measure` and `write_model`, and where they
-    differ `tokens`, `write_sample`, `state_dict` and `load_state_dict`. `step` counts the updates made so far.
+    A subclass sets `settings`, as config.yaml is to have them, `config`, the same with what they leave open filled in,
+    `model`, and `batches` (an endless iterator with state_dict and load_state_dict), then calls `begin`. It defines
+    `loss`, `weight`, `measure` and `write_model`, and where they differ `tokens`, `write_sample`, `state_dict` and
+    `load_state_dict`; `update` may call `optimize` several times. `step` counts the updates made so far.
     """
 
+    settings: LoopConfig
     config: LoopConfig
     model: Module
-    tokenizer: Tokenizer
     batches: Iterator
     unit = "nats per token"  # the loss's
 
@@ -116,7 +116,7 @@ class Loop:
                 f"{profiled_steps} steps to profile after {WARM_UP} to warm up are more than the "
                 f"{c.max_iters - self.step} left: raise max_iters"
             )
-        save_config(c, self.run)
+        save_config(self.settings, self.run)
         self.metrics = Metrics(self.run, self.step)
         try:
             with Display(self.step, c.max_iters) as self.display, Interrupt() as interrupt:

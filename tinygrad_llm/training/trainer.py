@@ -39,7 +39,7 @@ class Trainer(Loop):
             least = self.tokenizer.vocab_size
             raise UserError(f"vocab_size {model.vocab_size} is less than the tokenizer's {least}, which 0 would take")
         decay = config.max_iters if config.lr_decay_iters is None else config.lr_decay_iters
-        self.config = c = replace(config, model=model, out=None, lr_decay_iters=decay, **computing)
+        self.settings = self.config = c = replace(config, model=model, out=None, lr_decay_iters=decay, **computing)
         tokens = prepare(c.data, self.tokenizer, c.val_fraction)
         block = model.block_size
         self.batches = Batches(tokens[0], block, c.batch_size, "shuffled", seed=c.seed)

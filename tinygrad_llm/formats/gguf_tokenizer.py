@@ -33,12 +33,13 @@ def write_tokenizer(tokenizer: Tokenizer, n_tokens: int, chat_template: str | No
     elif description["model"]["type"] == "BPE" and description["model"]["merges"] and (pre := _pre(description)):
         entries = _byte_level(description) | {"pre": pre}
     else:
-        return {"tokenizer.ggml.model": NO_VOCABULARY, WHOLE_FILE: whole}
-    for i in range(len(entries["tokens"]), n_tokens):  # llama.cpp wants a name for every row of the embedding
-        entries["tokens"].append(f"[PAD{i}]")
-        entries["token_type"].append(UNUSED)
+        entries = {"model": NO_VOCABULARY}
+    if "tokens" in entries:  # llama.cpp wants one for every row of the embedding
+        used = len(entries["tokens"])
+        entries["tokens"] += [f"[PAD{i}]" for i in range(used, n_tokens)]
+        entries["token_type"] += [UNUSED] * (n_tokens - used)
         if "scores" in entries:
-            entries["scores"].append(-1e4)
+            entries["scores"] += [-1e4] * (n_tokens - used)
     for name, role in ROLES.items():
         if role in tokenizer.roles:
             entries[f"{name}_token_id"] = tokenizer.special_tokens[tokenizer.roles[role]]
@@ -46,8 +47,12 @@ def write_tokenizer(tokenizer: Tokenizer, n_tokens: int, chat_template: str | No
     free = [f"{name}_token_id" for name in ENDS if f"{name}_token_id" not in entries]
     entries |= dict(zip(free, others, strict=False))
     entries["add_bos_token"] = tokenizer.bos_id is not None
-    template = {"tokenizer.chat_template": chat_template} if chat_template else {}
-    return {f"tokenizer.ggml.{name}": value for name, value in entries.items()} | template
+    metadata = {f"tokenizer.ggml.{name}": value for name, value in entries.items()}
+    if chat_template:
+        metadata["tokenizer.chat_template"] = chat_template
+    if entries["model"] == NO_VOCABULARY:
+        metadata[WHOLE_FILE] = whole
+    return metadata
 
 
 def _sentencepiece(proto: ModelProto) -> dict[str, Any]:

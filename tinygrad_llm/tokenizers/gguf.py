@@ -77,6 +77,17 @@ def from_metadata(metadata: Mapping[str, Any]) -> Tokenizer:
     return tokenizer
 
 
+def with_roles(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> Tokenizer:
+    """A tokenizer from elsewhere, with what the metadata says of its special tokens, and its chat template."""
+    names = {i: name for name, i in tokenizer.special_tokens.items()}
+    ids = {name: i for name in (*ROLES, *ENDS) if (i := metadata.get(f"tokenizer.ggml.{name}_token_id")) in names}
+    tokenizer.roles = {role: names[ids[name]] for name, role in ROLES.items() if name in ids}
+    tokenizer.bos_id = ids.get("bos") if metadata.get("tokenizer.ggml.add_bos_token") else None
+    tokenizer.eos_ids = {ids[name] for name in ENDS if name in ids}
+    tokenizer.chat_template = metadata.get("tokenizer.chat_template")
+    return tokenizer
+
+
 def _gpt2(entries: dict, tokens: list[str], types: list[int], pre: str, bos_id: int | None) -> HuggingFaceTokenizer:
     if pre not in CUTS_OF:
         raise UserError(f"its pre-tokenizer {pre!r} is none of those that this program knows: {', '.join(CUTS_OF)}")

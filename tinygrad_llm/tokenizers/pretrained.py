@@ -83,7 +83,7 @@ def _gguf_file(file: Path) -> Tokenizer:
 
     metadata = read(file).metadata
     if metadata.get("tokenizer.ggml.model") == gguf.NO_VOCABULARY and gguf.WHOLE_FILE in metadata:
-        return _described(metadata[gguf.WHOLE_FILE])
+        return gguf.with_roles(_described(metadata[gguf.WHOLE_FILE]), metadata)
     return gguf.from_metadata(metadata)
 
 

@@ -55,6 +55,7 @@ FAULTS = {
     ("numpy", "swiglu"): ("silu_backward(dy * up, *saved)", "dy * up"),
     ("numpy", "mlp"): ("gelu_backward(da, h, approximate)", "da"),
     ("numpy", "attention"): (" - (dp * p).sum(axis=-1, keepdims=True)", ""),
+    ("numpy", "attention_segments"): ("dq[text], dk[text]", "dk[text], dq[text]"),
     ("numpy", "attention_qkvpacked"): ("part[...] = gradient", "part[...] = dq"),
     # losses
     ("numpy", "cross_entropy"): ("a.sum(axis=-1, keepdims=True) * ", ""),  # ignored rows
@@ -71,8 +72,9 @@ FAULTS = {
     ("numba", "lora_linear"): ("du *= scale", "du *= 1"),
     ("numba", "swiglu"): (" * (one + a * (one - s))", ""),
     ("numba", "rmsnorm"): ("mine[c] += d_xhat", "mine[c] = d_xhat"),
-    ("numba", "layernorm"): (" - xhat * mean_g_xhat", ""),
+    ("numba", "layernorm"): ("weight[c] - mean_g - xhat * mean_g_xhat", "weight[c] - mean_g"),
     ("numba", "attention"): ("(load(x, ds_start + j) - dot)", "load(x, ds_start + j)"),
+    ("numba", "attention_segments"): ("attention_backward(dy[text]", "attention_backward(-dy[text]"),
     ("numba", "attention_qkvpacked"): ("ascontiguousarray(dy)", "ascontiguousarray(-dy)"),
     ("numba", "gelu"): (" * (one + three_cubic * a * a)", ""),
     ("numba", "cross_entropy"): ("-= (1 - label_smoothing) * dloss", "-= dloss"),

@@ -56,7 +56,7 @@ def quantized_linear(x, blocks, bias=None, type="Q8_0"):
     case(normal(2, 3, 97), normal(1, 97), None, normal(8, 97), normal(1, 8), keep=booleans(2, 3, 97), dropout_p=0.25),
     case(normal(33), normal(7, 33), normal(7), normal(1, 33), normal(7, 1), 2.0),
     case(normal(3, 33, 64), _blocks(97, 2, 20, scales=2), normal(97), normal(7, 64), normal(97, 7), 0.5, type="Q4_1"),
-    case(normal(3, 32), _blocks(7, 1, 34, scales=1), None, normal(1, 32), normal(7, 1), keep=booleans(3, 32), type="Q8_0"),
+    case(normal(3, 32), _blocks(7, 1, 34, scales=1), None, normal(1, 32), normal(7, 1), type="Q8_0"),
 )
 def lora_linear(x, weight, bias, a, b, scale=1.0, keep=None, dropout_p=0.0, type=None):
     weight = weight if type is None else _dequantized(weight, type, x.dtype)
@@ -165,6 +165,19 @@ def attention(q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_causal=False
     if is_causal:
         s = s.masked_fill(~torch.ones_like(s, dtype=torch.bool).tril(), -torch.inf)
     return (F.softmax(s, -1) * keep / (1 - dropout_p)) @ v
+
+
+@oracle(
+    case(*_heads(3, 3, 7, 7, 33), np.array([[0, 0, 7], [1, 0, 3], [1, 3, 7]])),
+    case(*_heads(6, 2, 97, 97, 8), np.array([[1, 33, 97], [0, 0, 1], [0, 1, 97], [1, 0, 33]])),
+    case(*_heads(2, 1, 33, 33, 16), np.array([[0, 0, 33], [1, 0, 7], [1, 7, 33]]), booleans(2, 2, 33, 33), 0.5),
+)
+def attention_segments(q, k, v, bounds, keep=None, dropout_p=0.0):
+    """By a mask, in texts that leave no token out."""
+    allowed = torch.zeros(len(q), 1, q.shape[-2], q.shape[-2], dtype=torch.bool)
+    for b, start, end in bounds:
+        allowed[b, 0, start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
+    return attention(q, k, v, allowed, keep, dropout_p)
 
 
 @oracle(

@@ -14,6 +14,7 @@ from tinygrad_llm.tensor import Tensor
 
 __all__ = [
     "attention_qkvpacked",
+    "attention_segments",
     "binary_cross_entropy_with_logits",
     "cat",
     "cross_entropy",
@@ -73,6 +74,14 @@ def attention_qkvpacked(qkv: Tensor, n_head: int, dropout_p: float = 0.0) -> Ten
     batch, length, _ = qkv.shape
     keep = _keep((batch, n_head, length, length), dropout_p) if dropout_p else None
     return ops.attention_qkvpacked(qkv, n_head, keep, dropout_p)
+
+
+def attention_segments(query: Tensor, key: Tensor, value: Tensor, bounds: np.ndarray, dropout_p: float = 0.0) -> Tensor:
+    """Causal self-attention of query (B, H, T, D) to key and value (B, H_kv, T, D), of texts that share rows, each
+    apart from the others: bounds (N, 3) has the row, the start and the end of each."""
+    batch, heads, length, _ = query.shape
+    keep = _keep((batch, heads, length, length), dropout_p) if dropout_p else None
+    return ops.attention_segments(query, key, value, bounds, keep, dropout_p)
 
 
 def embedding(input, weight: Tensor | Quantized, padding_idx: int | None = None) -> Tensor:

@@ -146,10 +146,16 @@ def _attention_qkvpacked(y, *_) -> int:
     return 2 * y.size * (y.shape[-2] + 1)
 
 
+def _attention_segments(y, q, k, v, bounds, *_) -> int:
+    """The same, causal, of the tokens of each text."""
+    return 2 * q.shape[1] * q.shape[-1] * sum(n * (n + 1) for n in (bounds[:, 2] - bounds[:, 1]).tolist())
+
+
 TWO_OPERANDS = frozenset({"linear", "linear_cross_entropy", "matmul", "quantized_linear"})
 FLOPS: dict[str, Callable[..., int]] = {
     "attention": _attention,
     "attention_qkvpacked": _attention_qkvpacked,
+    "attention_segments": _attention_segments,
     "linear": _product,
     "linear_cross_entropy": _linear_cross_entropy,
     "lora_linear": _lora_linear,

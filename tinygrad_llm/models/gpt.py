@@ -6,13 +6,11 @@ Shapes: B sequences of T tokens of C = n_embd numbers; H = n_head heads of D = C
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from tinygrad_llm import functional as F
 from tinygrad_llm import ops
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.models.language_model import LanguageModel
-from tinygrad_llm.nn import Cache, Dropout, Embedding, KVCache, LayerNorm, Linear, Module, MultiHeadAttention, decoding
+from tinygrad_llm.nn import Cache, Dropout, Embedding, LayerNorm, Linear, Module, MultiHeadAttention, decoding
 from tinygrad_llm.tensor import Tensor
 
 
@@ -106,8 +104,8 @@ class Block(Module):
         self.mlp = MLP(config)
         self.drop = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None, mask: np.ndarray | None = None) -> Tensor:
-        x = x + self.drop(self.attn(self.ln_1(x), cache, mask))
+    def forward(self, x: Tensor, *attention) -> Tensor:
+        x = x + self.drop(self.attn(self.ln_1(x), *attention))
         return x + self.drop(self.mlp(self.ln_2(x)))
 
     def arrays(self) -> decoding.Arrays:
@@ -138,11 +136,19 @@ class GPT(LanguageModel):
     def embedding(self) -> Embedding:
         return self.wte
 
-    def hidden(self, ids, cache: Cache | None = None) -> Tensor:
-        positions, mask = self.place(ids, cache)
+    @property
+    def blocks(self) -> list[Module]:
+        return self.h
+
+    @property
+    def final_norm(self) -> Module:
+        return self.ln_f
+
+    def hidden(self, ids, cache: Cache | None = None, segments=None) -> Tensor:
+        positions, mask, bounds = self.place(ids, cache, segments)
         x = self.drop(self.wte(ids) + self.wpe(positions))
         if (y := decoding.steps(x, self.h, cache)) is not None:
             return self.ln_f(y)
         for i, block in enumerate(self.h):
-            x = block(x, cache and cache.layers[i], mask)
+            x = block(x, cache and cache.layers[i], mask, bounds)
         return self.ln_f(x)

@@ -17,11 +17,13 @@ from tinygrad_llm.tensor import Tensor
 class LanguageModel(Module):
     """Gives each token's successor a distribution. B sequences of T tokens of C numbers, a vocabulary of V.
 
-    A model has a `config` (with vocab_size, block_size, n_layer, n_head, n_kv_head and head_dim), an `embedding`, its
-    own head `lm_head` or None where the embedding is the head too, and `hidden`.
+    A model has a `config` (with vocab_size, block_size, n_layer, n_head, n_kv_head and head_dim), an `embedding`,
+    `blocks` and the `final_norm`, its own head `lm_head` or None where the embedding is the head too, and `hidden`.
     """
 
     embedding: Embedding
+    blocks: list[Module]
+    final_norm: Module
     lm_head: Linear | None
 
     def initialize(self, residual: tuple[str, ...]) -> None:
@@ -35,23 +37,27 @@ class LanguageModel(Module):
             elif name.endswith("bias"):
                 parameter.data = initial(parameter.shape, np.zeros)
 
-    def hidden(self, ids, cache: Cache | None = None) -> Tensor:
+    def hidden(self, ids, cache: Cache | None = None, segments=None) -> Tensor:
         """The last layer's normed output (B, T, C) for token ids (B, T); with a cache, for those that follow the
-        tokens in it, which they are added to. Raises UserError beyond the block or the cache."""
+        tokens in it, which they are added to. Raises UserError beyond the block or the cache.
+
+        `segments` (B, T), whole numbers, say that several texts share a row: a run of one number is a text, which
+        attends to itself alone, from position 0 on.
+        """
         raise NotImplementedError(f"{type(self).__name__} needs hidden")
 
     def head(self, h: Tensor) -> Tensor:
         """Logits (..., V) for what `hidden` gives (..., C)."""
         return F.linear(h, self.head_weight)
 
-    def forward(self, ids, cache: Cache | None = None) -> Tensor:
-        """Logits (B, T, V) for token ids (B, T); with a cache, for those that follow the tokens in it."""
-        return self.head(self.hidden(ids, cache))
+    def forward(self, ids, cache: Cache | None = None, segments=None) -> Tensor:
+        """Logits (B, T, V) for token ids (B, T), as `hidden`."""
+        return self.head(self.hidden(ids, cache, segments))
 
-    def loss(self, ids, targets, reduction: str = "mean", ignore_index: int = -100) -> Tensor:
-        """Cross-entropy of the next token: ids and targets (B, T). Never holds all the logits, unless the head is
-        quantized."""
-        h = self.hidden(ids)
+    def loss(self, ids, targets, reduction: str = "mean", ignore_index: int = -100, segments=None) -> Tensor:
+        """Cross-entropy of the next token: ids, targets and segments (B, T). Never holds all the logits, unless the
+        head is quantized."""
+        h = self.hidden(ids, segments=segments)
         h, targets = h.reshape(-1, h.size(-1)), np.asarray(targets).reshape(-1)
         options = {"reduction": reduction, "ignore_index": ignore_index}
         if isinstance(self.head_weight, Tensor):
@@ -81,17 +87,33 @@ class LanguageModel(Module):
 
         return list(generate(self, ids, max_new_tokens, **settings))
 
-    def place(self, ids, cache: Cache | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """The positions of token ids (B, T) and their attention mask, None where the causal one does.
+    def place(self, ids, cache: Cache | None, segments=None) -> tuple:
+        """The positions of token ids (B, T); their attention mask, None where the causal one does; and the bounds of
+        the texts in them (see `attend`), None without segments.
 
-        Raises UserError for more tokens than the block or the cache has room for.
+        Raises UserError for more tokens than the block or the cache has room for, and for segments that do not fit.
         """
         tokens = np.shape(ids)[-1]
         end = tokens + (cache.length if cache else 0)
         if end > self.config.block_size:
             raise UserError(f"{end} tokens are more than the block size of {self.config.block_size}")
+        if segments is not None:
+            if np.shape(segments) != np.shape(ids) or cache is not None:
+                raise UserError(f"segments {np.shape(segments)} must be as ids {np.shape(ids)}, and without a cache")
+            bounds = texts(np.asarray(segments))
+            positions = np.concatenate([np.arange(end - start) for _, start, end in bounds])
+            return positions.reshape(np.shape(ids)), None, bounds
         if cache is None:
-            return np.arange(tokens), None
+            return np.arange(tokens), None, None
         if end > cache.capacity:
             raise UserError(f"{end} tokens are more than the cache has room for: {cache.capacity}")
-        return cache.positions(tokens), cache.mask(tokens)
+        return cache.positions(tokens), cache.mask(tokens), None
+
+
+def texts(segments: np.ndarray) -> np.ndarray:
+    """The row, the start and the end of each run of one number in segments (B, T), in order: (N, 3)."""
+    begins = np.diff(segments, axis=1, prepend=segments[:, :1] - 1) != 0
+    rows, starts = np.nonzero(begins)
+    ends = np.append(starts[1:], 0)
+    ends[ends == 0] = segments.shape[1]  # the next text begins a row
+    return np.stack([rows, starts, ends], axis=1)

@@ -99,13 +99,21 @@ class LlamaAttention(Module):
         self.v_proj = Linear(c.n_embd, c.n_kv_head * c.head_dim, c.attention_bias)
         self.o_proj = Linear(c.n_head * c.head_dim, c.n_embd, c.attention_output_bias)
 
-    def forward(self, x: Tensor, cos, sin, cache: KVCache | None = None, mask: np.ndarray | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        cos: np.ndarray,
+        sin: np.ndarray,
+        cache: KVCache | None = None,
+        mask: np.ndarray | None = None,
+        bounds: np.ndarray | None = None,
+    ) -> Tensor:
         q = ops.rotary(split_heads(self.q_proj(x), self.n_head), cos, sin)  # (B, H, T, D)
         k = ops.rotary(split_heads(self.k_proj(x), self.n_kv_head), cos, sin)  # (B, H_kv, T, D)
         v = split_heads(self.v_proj(x), self.n_kv_head)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, H_kv, S, D)
-        return self.o_proj(attend(q, k, v, mask))
+        return self.o_proj(attend(q, k, v, mask, bounds))
 
 
 class LlamaMLP(Module):
@@ -157,9 +165,17 @@ class Llama(LanguageModel):
     def embedding(self) -> Embedding:
         return self.embed_tokens
 
-    def hidden(self, ids, cache: Cache | None = None) -> Tensor:
+    @property
+    def blocks(self) -> list[Module]:
+        return self.layers
+
+    @property
+    def final_norm(self) -> Module:
+        return self.norm
+
+    def hidden(self, ids, cache: Cache | None = None, segments=None) -> Tensor:
         c = self.config
-        positions, mask = self.place(ids, cache)
+        positions, mask, bounds = self.place(ids, cache, segments)
         x = self.embed_tokens(ids)
         cos, sin = rotation(positions, c.rope_theta, c.head_dim, c.rope_scaling, x.dtype)  # (T, D) or (B, T, D)
         if cos.ndim == 3:
@@ -167,5 +183,5 @@ class Llama(LanguageModel):
         if (y := decoding.steps(x, self.layers, cache, cos, sin)) is not None:
             return self.norm(y)
         for i, block in enumerate(self.layers):
-            x = block(x, cos, sin, cache and cache.layers[i], mask)
+            x = block(x, cos, sin, cache and cache.layers[i], mask, bounds)
         return self.norm(x)

@@ -92,7 +92,7 @@ class MultiHeadAttention(Module):
     """Rung 7: query, key and value from one product, and attention as one operation that never keeps the weights.
 
     The parameters have GPT-2's names. With a `cache`, x holds the tokens that follow those in it, and `mask` is that
-    of `Cache.mask`.
+    of `Cache.mask`. `bounds` are those of texts that share rows: see `attend`.
     """
 
     def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, bias: bool = True):
@@ -103,19 +103,37 @@ class MultiHeadAttention(Module):
         self.c_attn = Linear(n_embd, 3 * n_embd, bias)
         self.c_proj = Linear(n_embd, n_embd, bias)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None, mask: np.ndarray | None = None) -> Tensor:
-        qkv = self.c_attn(x)
-        if cache is None:
-            return self.c_proj(F.attention_qkvpacked(qkv, self.n_head, self.dropout if self.training else 0.0))
+    def forward(
+        self,
+        x: Tensor,
+        cache: KVCache | None = None,
+        mask: np.ndarray | None = None,
+        bounds: np.ndarray | None = None,
+    ) -> Tensor:
+        qkv, dropout = self.c_attn(x), self.dropout if self.training else 0.0
+        if cache is None and bounds is None:
+            return self.c_proj(F.attention_qkvpacked(qkv, self.n_head, dropout))
         q, k, v = (split_heads(part, self.n_head) for part in qkv.split(x.size(-1), -1))  # (B, H, T, D)
-        return self.c_proj(attend(q, *cache.append(k, v), mask))
+        if cache is not None:
+            k, v = cache.append(k, v)  # (B, H, S, D)
+        return self.c_proj(attend(q, k, v, mask, bounds, dropout))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: np.ndarray | None = None) -> Tensor:
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: np.ndarray | None = None,
+    bounds: np.ndarray | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
     """Attention of T queries (B, H, T, D) to S keys and values (B, H_kv, S, D), heads merged: (B, T, H D).
 
     With no mask, a query sees the keys up to its own; where there is one for each key, that is the causal mask.
+    `bounds` (N, 3) are the row, the start and the end of each text where several share a row: each attends to itself.
     """
+    if bounds is not None:
+        return merge_heads(F.attention_segments(q, k, v, bounds, dropout))
     causal = mask is None and q.size(-2) == k.size(-2)
     return merge_heads(F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=True))
 

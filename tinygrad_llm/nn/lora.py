@@ -27,8 +27,6 @@ from tinygrad_llm.nn.quantized import QuantizedLinear
 from tinygrad_llm.quantization import Quantized
 from tinygrad_llm.tensor import Tensor
 
-ALL = "all-linear"
-
 
 @dataclass(frozen=True)
 class LoRAConfig:
@@ -38,15 +36,15 @@ class LoRAConfig:
         rank: rows of A and columns of B
         alpha: the adapter's weight: it is multiplied by alpha / rank
         dropout: the probability that a number of the adapter's input is dropped while training
-        target: the linear layers, names or ends of names with commas between them and * for anything in one;
-            all-linear for every one in the transformer blocks
+        target: linear layers of the transformer blocks: names or ends of names, with commas between them, where *
+            stands for anything
         rslora: rank-stabilized: multiply by alpha / sqrt(rank) instead
     """
 
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
-    target: str = ALL
+    target: str = "*"
     rslora: bool = False
 
     def __post_init__(self):
@@ -101,22 +99,28 @@ def add_lora(model: Module, config: LoRAConfig) -> None:
     """
     if adapters(model):
         raise UserError("the model has adapters already: merge them first")
-    layers = {name: layer for name, layer in _named_modules(model) if isinstance(layer, Linear | QuantizedLinear)}
+    layers = linear_layers(model)
     chosen = set()
     for pattern in config.target.split(","):
-        found = {name for name in layers if _fits(name, pattern.strip())}
+        found = {name for name in layers if fnmatchcase(f".{name}", f"*.{pattern.strip()}")}
         if not found:
             ends = sorted({name.rpartition(".")[2] for name in layers})
-            raise UserError(f"no linear layer fits {pattern.strip()!r}: there are {', '.join(ends) or 'none'}")
+            raise UserError(f"no block has a linear layer {pattern.strip()!r}: there are {', '.join(ends) or 'none'}")
         chosen |= found
     model.requires_grad_(False)
     for name in [name for name in layers if name in chosen]:  # in their order, for the random numbers
         _replace(model, name, LoRALinear(layers[name], config))
 
 
+def linear_layers(model: Module) -> dict[str, Linear | QuantizedLinear | LoRALinear]:
+    """The layers in blocks, which may have an adapter or have one, by name. The head is in none, nor in a list."""
+    kinds, layers = Linear | QuantizedLinear | LoRALinear, _named_modules(model)
+    return {name: x for name, x in layers if isinstance(x, kinds) and any(part.isdigit() for part in name.split("."))}
+
+
 def adapters(model: Module) -> dict[str, LoRALinear]:
     """The layers that have an adapter, by name."""
-    return {name: layer for name, layer in _named_modules(model) if isinstance(layer, LoRALinear)}
+    return {name: layer for name, layer in linear_layers(model).items() if isinstance(layer, LoRALinear)}
 
 
 def lora_parameters(model: Module) -> list[Parameter]:
@@ -140,12 +144,6 @@ def unmerge(model: Module, layers: dict[str, LoRALinear]) -> None:
     """Put the layers with adapters, which `merge` has returned, back into their places."""
     for name, layer in layers.items():
         _replace(model, name, layer.train(model.training))
-
-
-def _fits(name: str, pattern: str) -> bool:
-    if pattern == ALL:
-        return any(part.isdigit() for part in name.split("."))  # one of a list, as blocks are and the head is not
-    return fnmatchcase(f".{name}", f"*.{pattern}")
 
 
 def _named_modules(module: Module, prefix: str = "") -> Iterator[tuple[str, Module]]:

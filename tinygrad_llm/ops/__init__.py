@@ -5,6 +5,7 @@ from tinygrad_llm.ops.add import add
 from tinygrad_llm.ops.amax import amax, argmax, max, min
 from tinygrad_llm.ops.attention import attention
 from tinygrad_llm.ops.attention_qkvpacked import attention_qkvpacked
+from tinygrad_llm.ops.attention_segments import attention_segments
 from tinygrad_llm.ops.binary_cross_entropy_with_logits import binary_cross_entropy_with_logits
 from tinygrad_llm.ops.cast import cast
 from tinygrad_llm.ops.clamp import clamp

@@ -4,6 +4,7 @@ With one new token a sequence, Python's way through the modules takes longer tha
 `block_step`, which does all of a block at once; the modules remain the definition, and what runs without it.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from tinygrad_llm import kernels
 from tinygrad_llm.autograd import is_grad_enabled, watched
 from tinygrad_llm.nn.cache import Cache
 from tinygrad_llm.nn.layers import LayerNorm, RMSNorm
+from tinygrad_llm.nn.lora import LoRALinear
 from tinygrad_llm.nn.module import Module
 from tinygrad_llm.ops.quantized_linear import BYTES
 from tinygrad_llm.quantization import Quantized
@@ -53,6 +55,8 @@ def steps(x: Tensor, blocks: list[Module], cache: Cache | None, cos=(), sin=()) 
     kernel = kernels.find("block", x.data)
     if kernel is None or cache.layers[0].keys.dtype != x.dtype:
         return None
+    if any(isinstance(layer, LoRALinear) for block in blocks for layer in _layers(block)):
+        return None
     padding = np.zeros(len(x), int) if cache.padding is None else cache.padding
     cos, sin = (np.asarray(a, x.dtype).reshape(-1) for a in (cos, sin))
     y = x.data[:, 0]
@@ -61,6 +65,12 @@ def steps(x: Tensor, blocks: list[Module], cache: Cache | None, cos=(), sin=()) 
         (y,) = watched("forward", "block_step", kernel.block_step, inputs, {})
         layer.length += 1
     return Tensor(y[:, None])
+
+
+def _layers(block: Module) -> Iterator[Module]:
+    """Those of a block's parts, and no deeper, as this is asked for every token."""
+    for _, part in block.named_children():
+        yield from (layer for _, layer in part.named_children())
 
 
 def norm(module: LayerNorm | RMSNorm) -> Norm:

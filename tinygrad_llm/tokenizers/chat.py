@@ -26,7 +26,7 @@ from jinja2.visitor import NodeTransformer
 
 from tinygrad_llm.errors import UserError
 
-MOST_STEPS = 1_000_000  # turns of loops and calls of functions: a second
+MOST_STEPS = 100_000  # turns of loops and calls of functions: a second
 MOST_CHARACTERS = 100_000_000
 
 

@@ -66,20 +66,35 @@ def save_pretrained(
     `chat_template` takes the place of the tokenizer's. Each file is whole or absent. Raises UserError or OSError where
     one cannot be written, for quantized weights, and for a tokenizer that the embedding has no rows for.
     """
-    folder = Path(folder)
+    write_folder(folder, to_huggingface(model), to_config(model, tokenizer), tokenizer, chat_template)
+
+
+def to_config(model: LanguageModel, tokenizer: Tokenizer | None) -> dict:
+    """config.json of a model. Raises UserError for quantized weights, and a tokenizer that it has too few rows for."""
     if tokenizer:
         check_vocabulary(model, tokenizer)
     if any(isinstance(module, QuantizedLinear | QuantizedEmbedding) for module in model.modules()):
         raise UserError("this format has no place for quantized weights: load the model with quantized=False")
     ends = sorted(tokenizer.eos_ids) if tokenizer else []
-    config = (gpt2_config if isinstance(model, GPT) else llama_config)(model.config) | {
+    return (gpt2_config if isinstance(model, GPT) else llama_config)(model.config) | {
         "tie_word_embeddings": model.config.tie_weights,
         "bos_token_id": tokenizer.bos_id if tokenizer else None,
         "eos_token_id": ends if len(ends) > 1 else next(iter(ends), None),
         "torch_dtype": model.parameters()[0].dtype.name,
     }
+
+
+def write_folder(
+    folder: str | os.PathLike,
+    arrays: dict[str, np.ndarray],
+    config: dict,
+    tokenizer: Tokenizer | None = None,
+    chat_template: str | None = None,
+) -> None:
+    """Write the files of a model. Raises UserError or OSError where one cannot be written."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_arrays(to_huggingface(model), folder / "model.safetensors")
+    save_arrays(arrays, folder / "model.safetensors")
     write_atomic(folder / "config.json", json.dumps(config, indent=2) + "\n")
     if tokenizer:
         tokenizer.save(folder)
@@ -97,6 +112,12 @@ def load_pretrained(source: str | os.PathLike, dtype=None) -> LanguageModel:
     folder = hub.locate(source)
     if not folder.is_dir():
         raise UserError(f"no model at {folder}: give a folder with config.json and model.safetensors")
+    config, stored = open_model(folder)
+    return assemble_folder(folder, config, stored, dtype)
+
+
+def open_model(folder: Path) -> tuple[GPTConfig | LlamaConfig, dict[str, Stored]]:
+    """A folder's configuration, and where its arrays lie, under our names."""
     config = read_config(folder / "config.json")
     stored = {
         name.removeprefix("transformer.").removeprefix("model."): array
@@ -105,8 +126,11 @@ def load_pretrained(source: str | os.PathLike, dtype=None) -> LanguageModel:
     }
     if config.tie_weights:
         stored.pop("lm_head.weight", None)
-    if isinstance(config, GPTConfig):
-        config, stored = from_conv1d(config, stored)
+    return from_conv1d(config, stored) if isinstance(config, GPTConfig) else (config, stored)
+
+
+def assemble_folder(folder: Path, config: GPTConfig | LlamaConfig, stored: dict[str, Stored], dtype) -> LanguageModel:
+    """The model that `open_model` has found. Raises UserError where its parts do not fit together."""
     try:
         return assemble(config, stored, dtype)
     except UserError as error:

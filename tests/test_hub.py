@@ -9,12 +9,13 @@ from tinygrad_llm.formats import load_model, save_model
 from tinygrad_llm.models import GPT, GPTConfig
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
+constants = pytest.importorskip("huggingface_hub.constants")
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "hub"
 
 
@@ -70,3 +71,14 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(UserError, match=r"pip install 'tinygrad-llm\[hub\]'"):
         hub.locate("owner/name")
+
+
+def test_a_package_that_holds_a_gguf_file_is_a_name_for_it(tmp_path, monkeypatch):
+    package = tmp_path / "llm_tiny"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise AssertionError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert str(hub.locate("llm-tiny")) == "llm-tiny"
+    (package / "tiny.gguf").write_bytes(b"GGUF")
+    assert hub.locate("llm-tiny") == hub.locate("llm_tiny") == package / "tiny.gguf"
+    assert str(hub.locate("json")) == "json"

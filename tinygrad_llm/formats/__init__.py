@@ -14,13 +14,14 @@ from tinygrad_llm.models import LanguageModel
 
 ACCEPTED = (
     "a run folder or a checkpoint in one, a Hugging Face folder (config.json and model.safetensors), its name on the "
-    "hub (owner/name), a .gguf file, or OpenAI's folder of a GPT-2 (hparams.json and model.ckpt)"
+    "hub (owner/name), a .gguf file, the name of a Python package that holds one, or OpenAI's folder of a GPT-2 "
+    "(hparams.json and model.ckpt)"
 )
 
 
 def load_model(source: str | os.PathLike, *, dtype=np.float32, quantized: bool = False) -> LanguageModel:
-    """The model in `source`: a run folder or a checkpoint, a Hugging Face folder or its name on the hub, a .gguf file,
-    or a folder of OpenAI's with a GPT-2.
+    """The model in `source`: a run folder or a checkpoint, a Hugging Face folder or its name on the hub, a .gguf file
+    or the name of a Python package that holds one, or a folder of OpenAI's with a GPT-2.
 
     It is in `eval` mode, its parameters of this dtype; with `quantized`, matrices that a GGUF file has in blocks
     of 8 or 4 bits stay in them. Raises UserError for what is none of these, is damaged or does not fit together.

@@ -12,8 +12,9 @@ import numpy as np
 
 from tinygrad_llm.kernels.numba.common import exp, helper
 from tinygrad_llm.kernels.numba.gelu import activate
-from tinygrad_llm.kernels.numba.matvec import dot, dot_row
-from tinygrad_llm.kernels.numba.simd import fma, load_first, spread, store_first
+from tinygrad_llm.kernels.numba.matvec import dot
+from tinygrad_llm.kernels.numba.quants import dot_row
+from tinygrad_llm.kernels.numba.simd import borrow, fma, load_first, spread, store_first
 from tinygrad_llm.kernels.numba.threads import leaf, scratch
 from tinygrad_llm.kernels.numba.vectors import lanes
 from tinygrad_llm.memory import empty
@@ -69,7 +70,7 @@ def project(mine, x, weight, block, bias, y, begin, row, rows, size):
     """y[i, begin + o] = x[i] W[o] + b[o] for the columns o that are mine; y has `row` columns."""
     for o in mine:
         for i in range(rows):
-            y[i * row + begin + o] = dot_row(x, i * size, weight, o, size, block) + (bias[o] if bias.size else 0)
+            y[i * row + begin + o] = dot_row(x, i * size, weight, o, block, size) + (bias[o] if bias.size else 0)
 
 
 @leaf
@@ -105,7 +106,8 @@ def _attend(
     part, parts, qkv, cos, sin, keys, values, padding, y, rows, heads, groups, capacity, size, length, scale, scratch
 ):
     """A head of queries at a time. Every thread turns the new key for itself, so that none waits for another."""
-    x, wide, all = scratch[part], lanes(scratch), (heads + 2 * groups) * size
+    x, wide, all = borrow(scratch[part]), lanes(scratch), (heads + 2 * groups) * size
+    qkv, keys, values, y = borrow(qkv), borrow(keys), borrow(values), borrow(y)
     key, scores = size, 2 * size  # where they begin in the scratch memory, behind the query
     for i in range(rows * heads * part // parts, rows * heads * (part + 1) // parts):
         b, h = i // heads, i % heads
@@ -140,7 +142,7 @@ def _attend(
 def _add_projection(part, parts, x, weight, block, bias, before, y, rows, columns, size):
     for o in range(columns * part // parts, columns * (part + 1) // parts):
         for i in range(rows):
-            s = dot_row(x, i * size, weight, o, size, block) + (bias[o] if bias.size else 0)
+            s = dot_row(x, i * size, weight, o, block, size) + (bias[o] if bias.size else 0)
             y[i * columns + o] = before[i * columns + o] + s
 
 
@@ -161,5 +163,5 @@ def _feed(
         for o in range(first, last):
             for i in range(rows):
                 g = y[i * columns + o]
-                u = dot_row(h, i * size, up, o, size, up_block) + (up_bias[o] if up_bias.size else 0)
+                u = dot_row(h, i * size, up, o, up_block, size) + (up_bias[o] if up_bias.size else 0)
                 y[i * columns + o] = g / (one + exp(-g)) * u

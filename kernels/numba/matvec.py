@@ -2,15 +2,9 @@
 
 Each row of W is read once, from memory, and meets every row of x, which stay in the cache: the time is that of reading
 W. `product` would first copy W into panels, which is worth it where many rows of x use them.
-
-W (N, K) is an array of numbers, or of bytes: rows of blocks of quantized numbers, `block` bytes each.
 """
 
-import numba
-from numba.extending import overload
-
 from tinygrad_llm.kernels.numba.common import helper
-from tinygrad_llm.kernels.numba.quants import BLOCK, dot_blocks
 from tinygrad_llm.kernels.numba.simd import fma, load, load_first, spread, total
 from tinygrad_llm.kernels.numba.threads import leaf
 from tinygrad_llm.kernels.numba.vectors import lanes
@@ -31,26 +25,7 @@ def matvec(x, weight, bias=None):
 def _matvec(part, parts, x, weight, bias, y, rows, columns, size):
     for o in range(columns * part // parts, columns * (part + 1) // parts):
         for i in range(rows):
-            y[i * columns + o] = dot_row(x, i * size, weight, o, size, 0) + (bias[o] if bias.size else 0)
-
-
-def dot_row(x, start, weight, row, size, block):
-    """x[start : start + size] times a row of W, inside a leaf."""
-    raise NotImplementedError("only inside a leaf")
-
-
-@overload(dot_row)
-def _dot_row(x, start, weight, row, size, block):
-    return _dot_quantized if weight.dtype == numba.uint8 else _dot_numbers
-
-
-def _dot_numbers(x, start, weight, row, size, block):
-    return dot(x, start, weight, row * size, size)
-
-
-def _dot_quantized(x, start, weight, row, size, block):
-    count = size // BLOCK
-    return dot_blocks(x, start, weight, row * count * block, block, count)
+            y[i * columns + o] = dot(x, i * size, weight, o * size, size) + (bias[o] if bias.size else 0)
 
 
 @helper

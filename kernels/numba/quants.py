@@ -9,12 +9,13 @@ from numba import types
 from numba.extending import intrinsic
 
 from tinygrad_llm.kernels.numba.common import helper
-from tinygrad_llm.kernels.numba.simd import Vector, fma, load, spread, store, total
+from tinygrad_llm.kernels.numba.simd import Vector, borrow, fma, load, spread, store, total
 from tinygrad_llm.kernels.numba.vectors import NUMBERS, lanes
 from tinygrad_llm.ops.quantized_linear import BLOCK, BYTES
 
 BYTE, HALF = ir.IntType(8), BLOCK // 2
 Q8_0, Q4_0, Q4_1 = (BYTES[type] for type in ("Q8_0", "Q4_0", "Q4_1"))  # each type's bytes of a block tell which it is
+PLAIN = 0  # no blocks, but numbers
 
 
 def read(context, builder, blocks, array, start, kind):
@@ -46,6 +47,16 @@ def signed(typing_context, x, blocks, start):
     return Vector(x.dtype)(x, blocks, types.int64), generate
 
 
+@intrinsic
+def plain(typing_context, x, blocks, start):
+    """A vector of x's numbers, as they are."""
+
+    def generate(context, builder, signature, arguments):
+        return read(context, builder, blocks, *arguments[1:], context.get_value_type(signature.return_type))
+
+    return Vector(x.dtype)(x, blocks, types.int64), generate
+
+
 def four_bits(shift: int):
     """An intrinsic: a vector of those bits, from 0 to 15, of bytes."""
 
@@ -70,8 +81,14 @@ def layout(size: int):
     """(dot, unpack) for blocks of so many bytes: products with numbers, and the numbers themselves."""
 
     @helper
+    def step(x):
+        return BLOCK * x.itemsize if size == PLAIN else size
+
+    @helper
     def numbers(x, blocks, start, j):
         """A vector of the numbers from j on of the block at `start`."""
+        if size == PLAIN:
+            return plain(x, blocks, start + j * x.itemsize)
         d = spread(x, float16(x, blocks, start))
         if size == Q8_0:
             return signed(x, blocks, start + 2 + j) * d
@@ -85,7 +102,7 @@ def layout(size: int):
         a = b = spread(x, 0.0)
         for i in range(count):
             for j in range(0, HALF, lanes(x)):
-                place, block = x_start + i * BLOCK + j, start + i * size
+                place, block = x_start + i * BLOCK + j, start + i * step(x)
                 a = fma(numbers(x, blocks, block, j), load(x, place), a)
                 b = fma(numbers(x, blocks, block, HALF + j), load(x, place + HALF), b)
         return total(a + b)
@@ -95,7 +112,7 @@ def layout(size: int):
         """w[w_start + k] = the numbers of `count` blocks side by side."""
         for i in range(count):
             for j in range(0, HALF, lanes(w)):
-                place, block = w_start + i * BLOCK + j, start + i * size
+                place, block = w_start + i * BLOCK + j, start + i * step(w)
                 low, high = numbers(w, blocks, block, j), numbers(w, blocks, block, HALF + j)
                 store(w, place, low)
                 store(w, place + HALF, high)
@@ -103,6 +120,7 @@ def layout(size: int):
     return dot, unpack
 
 
+dot_plain, _ = layout(PLAIN)
 dot_q8_0, unpack_q8_0 = layout(Q8_0)
 dot_q4_0, unpack_q4_0 = layout(Q4_0)
 dot_q4_1, unpack_q4_1 = layout(Q4_1)
@@ -111,6 +129,8 @@ dot_q4_1, unpack_q4_1 = layout(Q4_1)
 @helper
 def dot_blocks(x, x_start, blocks, start, size, count):
     """The product of numbers and `count` blocks of `size` bytes."""
+    if size == PLAIN:
+        return dot_plain(x, x_start, blocks, start, count)
     if size == Q8_0:
         return dot_q8_0(x, x_start, blocks, start, count)
     if size == Q4_0:
@@ -127,3 +147,10 @@ def unpack(blocks, start, size, count, w, w_start):
         unpack_q4_0(blocks, start, count, w, w_start)
     else:
         unpack_q4_1(blocks, start, count, w, w_start)
+
+
+@helper
+def dot_row(x, x_start, blocks, row, size, columns):
+    """The product of numbers and a row of a matrix that has so many columns."""
+    x, blocks, count = borrow(x), borrow(blocks), columns // BLOCK
+    return dot_blocks(x, x_start, blocks, row * count * (BLOCK * x.itemsize if size == PLAIN else size), size, count)

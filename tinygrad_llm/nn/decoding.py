@@ -15,14 +15,14 @@ from tinygrad_llm.nn.cache import Cache
 from tinygrad_llm.nn.layers import LayerNorm, RMSNorm
 from tinygrad_llm.nn.lora import LoRALinear
 from tinygrad_llm.nn.module import Module
-from tinygrad_llm.ops.quantized_linear import BYTES
+from tinygrad_llm.ops.quantized_linear import BLOCK, BYTES
 from tinygrad_llm.quantization import Quantized
 from tinygrad_llm.tensor import Tensor
 
 Norm = tuple[np.ndarray, np.ndarray, np.floating, bool]
 """Weight (C,), bias (C,) or of no size, eps, and whether it centers."""
 Projection = tuple[np.ndarray, int, np.ndarray]
-"""The numbers of a matrix (out, in), or the bytes of its quantized blocks; the bytes of a block; bias (out,) or ()."""
+"""The bytes of a matrix (out, in); how many of them are a block, 0 where it is not quantized; bias (out,) or ()."""
 
 
 class Arrays(NamedTuple):
@@ -46,7 +46,8 @@ class Arrays(NamedTuple):
 
 
 def steps(x: Tensor, blocks: list[Module], cache: Cache | None, cos=(), sin=()) -> Tensor | None:
-    """x (B, 1, C), the next token of each sequence, through all blocks; None where their modules have to do it.
+    """x (B, 1, C), the next token of each sequence, through all blocks; None where their modules have to do it: with no
+    kernel, with several tokens, for gradients, and for widths that blocks of quantized numbers do not divide.
 
     cos and sin (..., D) are those of the rotations of each sequence, or of all; none where there are no rotations.
     """
@@ -57,11 +58,14 @@ def steps(x: Tensor, blocks: list[Module], cache: Cache | None, cos=(), sin=()) 
         return None
     if any(isinstance(layer, LoRALinear) for block in blocks for layer in _layers(block)):
         return None
+    arrays = [block.arrays() for block in blocks]
+    if any(size % BLOCK for size in (x.size(-1), arrays[0].width, arrays[0].n_head * cache.layers[0].keys.shape[-1])):
+        return None
     padding = np.zeros(len(x), int) if cache.padding is None else cache.padding
     cos, sin = (np.asarray(a, x.dtype).reshape(-1) for a in (cos, sin))
     y = x.data[:, 0]
-    for block, layer in zip(blocks, cache.layers, strict=True):
-        inputs = [y, block.arrays(), cos, sin, layer.keys, layer.values, layer.length, padding]
+    for block, layer in zip(arrays, cache.layers, strict=True):
+        inputs = [y, block, cos, sin, layer.keys, layer.values, layer.length, padding]
         (y,) = watched("forward", "block_step", kernel.block_step, inputs, {})
         layer.length += 1
     return Tensor(y[:, None])
@@ -82,8 +86,8 @@ def norm(module: LayerNorm | RMSNorm) -> Norm:
 def projection(module: Module | None, like: np.ndarray) -> Projection:
     """A Linear or a QuantizedLinear; None makes one of no size."""
     if module is None:
-        return like[:0], 0, like[:0]
+        return like[:0].view(np.uint8), 0, like[:0]
     weight, bias = module.weight, like[:0] if module.bias is None else module.bias.data
     if isinstance(weight, Quantized):
         return weight.blocks.reshape(-1), BYTES[weight.type], bias
-    return weight.data.reshape(-1), 0, bias
+    return weight.data.reshape(-1).view(np.uint8), 0, bias

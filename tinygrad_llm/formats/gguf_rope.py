@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from tinygrad_llm.errors import UserError
-from tinygrad_llm.nn.rope import TRAINED, check_scaling, frequencies
+from tinygrad_llm.nn.rope import TRAINED, check_rotations, frequencies
 
 LENGTH = "original_context_length"
 YARN = {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
@@ -36,7 +36,7 @@ def read_scaling(fields, divisors: np.ndarray | None, theta: float, dim: int, bl
     elif kind == "yarn":
         scaling |= {ours: x for ours, theirs in YARN.items() if (x := fields.real(f"rope.scaling.{theirs}", 0.0))}
         scaling[TRAINED] = fields.whole(f"rope.scaling.{LENGTH}", block_size)
-    check_scaling(scaling)
+    check_rotations(theta, dim, scaling)
     f, amplitude = frequencies(theta, dim, scaling)
     if kind == "llama3" and not np.allclose(frequencies(theta, dim)[0] / divisors, f, rtol=1e-4, atol=0):
         raise UserError("rope_freqs.weight are not what Llama 3's scaling divides the frequencies by")

@@ -96,6 +96,8 @@ def typed(config_class: type, values: dict):
     types = {field.name: field.type for field in fields(config_class) if field.type in (int, float, bool)}
     for name, kind in types.items():
         value = values.get(name, kind())
-        if type(value) is not kind and not (kind is float and type(value) is int):
+        if kind is float and type(value) is int:
+            values = values | {name: float(value)}
+        elif type(value) is not kind:
             raise UserError(f"{name} is {value!r}, not {kind.__name__}")
     return config_class(**values)

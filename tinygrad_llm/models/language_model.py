@@ -77,7 +77,10 @@ class LanguageModel(Module):
         c = self.config
         dtype = next(parameter for _, parameter in self.named_parameters()).dtype
         capacity = c.block_size if length is None else min(length, c.block_size)
-        layers = [KVCache(batch, c.n_kv_head, capacity, c.head_dim, dtype) for _ in range(c.n_layer)]
+        try:
+            layers = [KVCache(batch, c.n_kv_head, capacity, c.head_dim, dtype) for _ in range(c.n_layer)]
+        except (MemoryError, ValueError) as error:
+            raise UserError(f"there is no memory for a cache of {batch} × {capacity} tokens: give a length") from error
         return Cache(layers, padding)
 
     def generate(self, ids: Sequence[int], max_new_tokens: int, **settings) -> list[int]:

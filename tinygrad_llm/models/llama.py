@@ -8,6 +8,7 @@ for Qwen2's queries, keys and values. Parameters have the names of transformers'
 Shapes: B sequences of T tokens of C = n_embd numbers; H = n_head heads of D = head_dim; a vocabulary of V.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from tinygrad_llm import ops
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.models.language_model import LanguageModel
 from tinygrad_llm.nn import Cache, Embedding, KVCache, Linear, Module, RMSNorm, attend, decoding, split_heads
-from tinygrad_llm.nn.rope import check_scaling, rotation
+from tinygrad_llm.nn.rope import check_rotations, rotation
 from tinygrad_llm.tensor import Tensor
 
 
@@ -72,11 +73,11 @@ class LlamaConfig:
             raise UserError(f"n_head {self.n_head} is not divisible by n_kv_head {self.n_kv_head}: groups are equal")
         if self.head_dim % 2:
             raise UserError(f"head_dim {self.head_dim} is odd: the rotary embedding turns pairs")
-        if not (self.norm_eps >= 0 and 1 < self.rope_theta < float("inf")):
+        if not (0 <= self.norm_eps < math.inf and 1 < self.rope_theta < math.inf):
             raise UserError(
                 f"norm_eps must not be negative and rope_theta above 1, not {self.norm_eps} and {self.rope_theta}"
             )
-        check_scaling(self.rope_scaling)
+        check_rotations(self.rope_theta, self.head_dim, self.rope_scaling)
 
 
 _smollm2 = {"vocab_size": 49152, "block_size": 8192, "rope_theta": 100000.0, "tie_weights": True}

@@ -26,17 +26,23 @@ REQUIRED = {
 }
 
 
-def check_scaling(scaling: dict | None) -> None:
-    """Raise UserError for a scaling that is not known, or has no number above 0 for what it needs."""
-    if scaling is None:
-        return
-    kind = scaling.get("rope_type")
-    if kind not in REQUIRED:
+def check_rotations(theta: float, dim: int, scaling: dict | None) -> None:
+    """Raise UserError for a scaling that is not known or lacks a number, and where no finite frequencies come of it."""
+    kind = scaling.get("rope_type") if scaling is not None else None
+    if scaling is not None and kind not in REQUIRED:
         raise UserError(f"rope_scaling {kind!r} is not one of {', '.join(REQUIRED)}")
-    for name in REQUIRED[kind]:
+    for name in REQUIRED.get(kind, ()):
         value = scaling.get(name)
         if not isinstance(value, int | float) or not 0 < value < math.inf:
             raise UserError(f"rope_scaling {kind!r} needs a number above 0 as {name}, not {value!r}")
+    try:
+        with np.errstate(all="ignore"):
+            f, factor = frequencies(theta, min(dim, 256), scaling)
+        finite = np.isfinite(f).all() and math.isfinite(factor)
+    except (ArithmeticError, TypeError, ValueError):
+        finite = False
+    if not finite:
+        raise UserError(f"no finite frequencies come of rope_theta {theta} and rope_scaling {scaling}")
 
 
 def rotation(positions: np.ndarray, theta: float, dim: int, scaling: dict | None, dtype) -> tuple:

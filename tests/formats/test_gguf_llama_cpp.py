@@ -71,7 +71,8 @@ def test_llama_cpp_computes_the_same_from_our_files(tmp_path, kind):
     ours = list(generate(model, ids, 64, temperature=0))
     assert greedy(theirs, ids, 64) == ours
     a, b = both_logits(model, theirs, ids + ours)
-    assert np.abs(a - b).max() < 0.02 * a.std()  # it looks GELU up in a table of half-precision numbers
+    tolerance = 1e-2 if kind.startswith("gpt2") else 2e-4  # it looks GELU up in a table of half-precision numbers
+    assert np.abs(a - b).max() < tolerance * a.std()
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_1", "Q4_0", "Q5_0", "Q5_1"])

@@ -18,6 +18,7 @@ SHAPE = {
     "n_embd": 24,
     "intermediate_size": 50,
 }
+YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8}
 VARIANTS = [
     {},
     {"tie_weights": True, "n_kv_head": 4},
@@ -149,6 +150,7 @@ def test_presets_have_the_published_numbers_of_parameters():
         ({"rope_theta": 0.0}, "rope_theta above 1"),
         ({"norm_eps": float("nan")}, "norm_eps must not be negative"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "'longrope' is not one of linear, dynamic, llama3, yarn"),
+        ({"rope_scaling": YARN | {"beta_slow": -1}}, "no finite frequencies come of rope_theta"),
         ({"rope_scaling": {"rope_type": "linear"}}, "needs a number above 0 as factor, not None"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 0}}, "needs a number above 0 as factor, not 0"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import time
+import zipfile
 from collections import Counter
 from itertools import pairwise
 
@@ -42,6 +43,40 @@ def test_a_megabyte_to_1024_tokens_in_seconds_with_the_merges_of_huggingface(sha
     assert tokenizer.vocab_size == 1024 and tokenizer.special_tokens == {"<|endoftext|>": 1023}
     assert spelled_merges(tokenizer) == huggingface_merges(shakespeare, 767)
     assert tokenizer.decode(tokenizer.encode(shakespeare)) == shakespeare
+
+
+def test_every_merge_of_a_large_vocabulary_is_that_of_huggingface(data_dir):
+    """Down to pairs that occur a few times only, of which hundreds tie."""
+    text = (data_dir / "wikitext-2" / "valid.txt").read_text("utf-8")
+    assert spelled_merges(BPETokenizer.train(text, 8192)) == huggingface_merges(text, 8192 - 257)
+
+
+@pytest.mark.slow
+def test_ten_megabytes_to_8192_tokens_within_a_minute(data_dir):
+    """WikiText-2's validation and test text, Tiny Shakespeare, The Verdict, LAMBADA and BLiMP's sentences."""
+    names = ["wikitext-2/valid.txt", "wikitext-2/test.txt", "tinyshakespeare/input.txt", "the-verdict/the-verdict.txt"]
+    parts = [(data_dir / name).read_text("utf-8") for name in names]
+    lambada = (data_dir / "lambada" / "lambada_test.jsonl").read_text("utf-8").splitlines()
+    parts += [json.loads(line)["text"] for line in lambada]
+    with zipfile.ZipFile(data_dir / "blimp" / "BLiMP.zip") as archive:
+        for name in sorted(name for name in archive.namelist() if name.endswith(".jsonl") and "MACOSX" not in name):
+            rows = [json.loads(line) for line in archive.read(name).decode().splitlines()]
+            parts += [f"{row['sentence_good']}\n{row['sentence_bad']}" for row in rows]
+    text = "\n".join(parts).encode()[:10_000_000].decode("utf-8", "ignore")
+    assert len(text.encode()) > 9_999_990
+    start = time.perf_counter()
+    tokenizer = BPETokenizer.train(text, 8192)
+    assert time.perf_counter() - start < 60  # 6 s on two cores, where Hugging Face's trainer in Rust takes 5 s
+    assert spelled_merges(tokenizer) == huggingface_merges(text, 8192 - 257)
+
+
+@settings(deadline=None)
+@given(words=st.dictionaries(st.text(alphabet="ab", max_size=25).map(str.encode), st.integers(1, 5), max_size=8))
+def test_no_token_is_made_twice(words):
+    tokens = [bytes([b]) for b in ALPHABET]
+    for left, right in learn_merges(words, 60):
+        tokens.append(tokens[left] + tokens[right])
+    assert len(set(tokens)) == len(tokens)
 
 
 @settings(deadline=None)

@@ -55,6 +55,15 @@ def test_ids_and_text_are_those_of_transformers(published, text):
         assert data.lstrip() == text.replace("▁", " ").encode().lstrip()
 
 
+@pytest.mark.parametrize("name", ["the-verdict/the-verdict.txt", "tinyshakespeare/input.txt"])
+def test_real_text(published, data_dir, name):
+    kind, _, auto, ours = published
+    text = (data_dir / name).read_text("utf-8")[:50_000]
+    ids = ours.encode(text)
+    assert ids.tolist() == expected(auto, text)
+    assert kind in ("unigram", "wordpiece") or ours.decode(ids) == text
+
+
 @pytest.mark.parametrize("text", [*HARD, TEXT, "<s>hi</s> hi <|im_end|>\n<|im_start|>", ""])
 def test_special_tokens_where_they_are_asked_for(published, text):
     _, _, auto, ours = published
@@ -168,6 +177,44 @@ def test_settings_that_are_damaged(name, content, tmp_path):
     with pytest.raises(UserError, match=r"json.* is not ") as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+JUNK = [None, -1, 1, 2**32, 0.5, "", "a", [], [1], [["a", "b"]], {}, {"a": 1}, "(", "BPE", "ByteLevel"]
+
+
+@settings(deadline=None, max_examples=100)
+@given(data=st.data())
+def test_an_altered_file_is_one_clear_error_or_works(published, data):
+    folder = published[1] / "altered"
+    folder.mkdir(exist_ok=True)
+    description = json.loads((published[1] / "tokenizer.json").read_text())
+    entry, key = {"": description}, ""
+    while data.draw(st.integers(0, 3)) and isinstance(entry[key], dict | list) and entry[key]:
+        entry = entry[key]
+        key = data.draw(st.sampled_from(sorted(entry) if isinstance(entry, dict) else range(len(entry))))
+    entry[key] = data.draw(st.sampled_from(JUNK))
+    (folder / "tokenizer.json").write_text(json.dumps(description))
+    try:
+        ours = load(folder)
+        ours.decode(ours.encode("Hello <s> 12\n naïve"))
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"continuing_subword_prefix": "####"}}, "does not continue a word with '####'"),
+        ({"post_processor": {"special_tokens": {}}}, "post_processor uses '<s>', which it does not define"),
+    ],
+)
+def test_what_the_library_crashes_on_is_found_before(change, message, tmp_path):
+    description = json.loads(library("llama2").to_str())
+    for name, entries in change.items():
+        description[name] |= entries
+    (tmp_path / "tokenizer.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match=message):
+        load(tmp_path)
 
 
 def test_the_two_files_of_a_gpt2_from_the_hub(data_dir):

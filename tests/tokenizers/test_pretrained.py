@@ -9,6 +9,7 @@ import tiktoken
 import tokenizers
 import transformers
 
+from tinygrad_llm import hub
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.tokenizers import BPETokenizer, ByteTokenizer, load, train
 from tinygrad_llm.tokenizers.bpe import GPT2_PATTERN
@@ -146,6 +147,28 @@ def test_names_and_what_to_do_without_a_network(monkeypatch, tmp_path):
         load("nobody")
     with pytest.raises(UserError, match=rf"no tokenizer at {tmp_path}: give a folder with tokenizer.json, "):
         load(tmp_path)
+
+
+def test_openais_folder_a_run_and_a_name_on_the_hub(gpt2, data_dir, monkeypatch, tmp_path):
+    for name in ["encoder.json", "vocab.bpe"]:
+        shutil.copyfile(data_dir / "gpt2-bpe" / name, tmp_path / name)
+    (tmp_path / "hparams.json").write_text("{}")
+    monkeypatch.setattr(tiktoken, "get_encoding", None)  # no network
+    monkeypatch.delenv("TINYGRAD_LLM_DATA")
+    ours = load(tmp_path)
+    np.testing.assert_array_equal(ours.encode(TEXT), gpt2.encode(TEXT))
+    assert type(ours) is BPETokenizer and ours.eos_ids == {50256} and ours.bos_id is None
+
+    monkeypatch.setattr(hub, "locate", lambda source: tmp_path if source == "openai/gpt2" else source)
+    np.testing.assert_array_equal(load("openai/gpt2").encode(TEXT), gpt2.encode(TEXT))
+
+    run = tmp_path / "run"
+    checkpoint = run / "checkpoints" / "step-1"
+    train("char", "abc").save(checkpoint)
+    (run / "metrics.jsonl").write_text("")
+    monkeypatch.setattr("tinygrad_llm.training.checkpoint.verify", lambda folder: None)
+    monkeypatch.setattr(hub, "locate", lambda source: source)
+    assert load(run).encode("cab").tolist() == [2, 0, 1]
 
 
 def test_local_gpt2_files_that_are_cut_short(data_dir, monkeypatch, tmp_path):

@@ -20,6 +20,7 @@ HELP = """usage: tinygrad-llm tokenizer train|encode|decode|show ...
 examples:
   tinygrad-llm tokenizer train --kind bpe --data my.txt --vocab_size 1024 --out my-bpe
   tinygrad-llm tokenizer show my-bpe "How is this cut?"
+  tinygrad-llm tokenizer show model.gguf "How is this cut?"
   tinygrad-llm tokenizer encode gpt2 "Hello, world" | tinygrad-llm tokenizer decode gpt2
   tinygrad-llm tokenizer ACTION --help
 """
@@ -94,7 +95,7 @@ def show(argv: list[str]) -> None:
 
 def _tokenizer_and_text(action: str, description: str, argv: list[str]) -> tuple[tokenizers.Tokenizer, str]:
     parser = Parser(f"tokenizer {action}", description, Nothing, positional="TOKENIZER [TEXT]")
-    parser.add_argument("tokenizer", metavar="TOKENIZER", help="a folder, a tokenizer.json, or a name such as gpt2")
+    parser.add_argument("tokenizer", metavar="TOKENIZER", help="a folder, a .gguf file, or a name such as gpt2")
     parser.add_argument("text", metavar="TEXT", nargs="?", help="standard input unless given")
     settings = parser.settings(argv)
     tokenizer = tokenizers.load(settings["tokenizer"])

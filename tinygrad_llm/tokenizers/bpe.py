@@ -113,7 +113,11 @@ class BPETokenizer(ByteTokenizer):
 def learn_merges(words: dict[bytes, int], n_merges: int) -> list[tuple[int, int]]:
     """The first `n_merges` merges for `words` and how often each occurs, as pairs of ids; merge k makes id 256 + k.
 
-    The commonest pair is merged, and of several the one with the lowest ids (Hugging Face's rule). Counting all pairs
+    The commonest pair is merged, and of several the one with the lowest ids: the rule of Hugging Face's BpeTrainer, so
+    that the merges are the same to the last. No two merges make the same token: between two places that no merge has
+    crossed, the same bytes have merged in the same way wherever they stand.
+
+    Counting all pairs
     again after every merge would be slow: instead each pair knows the words that hold it, and only those are counted
     anew. The heap may claim more for a pair than is left of it, never less, so the top is checked when it comes up.
     """

@@ -161,6 +161,7 @@ def _described(text: str) -> Tokenizer:
         ids = list(vocab.values())
         if not (ids and all(type(i) is int and 0 <= i < 2**31 for i in ids) and len(set(ids)) == len(ids)):
             raise UserError("the ids of its vocabulary are not distinct whole numbers")
+    _check_for_library(data)
     plain = all(t["special"] and not (t["lstrip"] or t["rstrip"] or t["single_word"]) for t in data["added_tokens"])
     if plain and not data["normalizer"] and (data["post_processor"] or BYTE_LEVEL)["type"] == "ByteLevel":
         special_tokens = {token["content"]: token["id"] for token in data["added_tokens"]}
@@ -173,6 +174,19 @@ def _described(text: str) -> Tokenizer:
             ours = (pattern := _byte_level_pattern(cut)) and _bpe(vocab, model["merges"], special_tokens, pattern)
             return ours or HuggingFaceTokenizer(text)
     return HuggingFaceTokenizer(text)
+
+
+def _check_for_library(data: dict) -> None:
+    """What Hugging Face's library does not check, but crashes on."""
+    prefix = data["model"].get("continuing_subword_prefix")
+    for merge in data["model"].get("merges", ()) if prefix else ():
+        if not (merge.split(" ") if isinstance(merge, str) else merge)[1].startswith(prefix):
+            raise UserError(f"the merge {merge!r} does not continue a word with {prefix!r}")
+    post = data.get("post_processor") or {}
+    if post.get("type") == "TemplateProcessing":
+        used = {part["SpecialToken"]["id"] for part in [*post["single"], *post["pair"]] if "SpecialToken" in part}
+        if missing := used - post["special_tokens"].keys():
+            raise UserError(f"its post_processor uses {missing.pop()!r}, which it does not define")
 
 
 def _byte_level_pattern(cut: dict) -> str | None:

@@ -174,6 +174,13 @@ def machine() -> Machine:
     return _measure(max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1))
 
 
+def read_bandwidth(threads: int) -> float:
+    """The bytes a second that so many threads together read now, from an array of more than the caches hold."""
+    parts = np.array_split(np.ones(4 * MOVED // 4, np.float32), threads)
+    with ThreadPoolExecutor(threads) as pool:
+        return 4 * MOVED / _fastest(lambda: list(pool.map(np.max, parts)))
+
+
 @functools.cache
 def _measure(threads: int) -> Machine:
     parts = np.array_split(np.ones(MOVED // 4, np.float32), threads)

@@ -8,10 +8,12 @@ import transformers
 from gguf import GGUFWriter
 from gguf_files import write_gguf
 
+from tinygrad_llm import tokenizers
 from tinygrad_llm.autograd import no_grad
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.formats import load_model
 from tinygrad_llm.formats.gguf import TYPES, load, read, save
+from tinygrad_llm.generation import generate
 from tinygrad_llm.models import GPT, GPTConfig, Llama, LlamaConfig
 from tinygrad_llm.nn.quantized import QuantizedLinear
 
@@ -275,3 +277,21 @@ def test_a_model_that_does_not_fit_is_refused_in_one_line(tmp_path, wrong):
     with pytest.raises(UserError, match=message) as caught:
         load(tmp_path / "wrong.gguf")
     assert str(caught.value).startswith(f"{tmp_path / 'wrong.gguf'}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("quantized", [True, False])
+def test_smollm2_knows_the_capital_of_france(smollm2, quantized):
+    model, tokenizer = load(smollm2, quantized=quantized), tokenizers.load(smollm2)
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "What is the capital of France?"}])
+    answer = list(generate(model, ids, 20, temperature=0, stop_tokens=tokenizer.eos_ids))
+    assert tokenizer.decode(answer).removesuffix("<|im_end|>") == "The capital of France is Paris."
+
+
+@pytest.mark.slow
+def test_smollm2_is_what_transformers_makes_of_it(smollm2):
+    model = load(smollm2, quantized=True)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(smollm2.parent, gguf_file=smollm2.name).eval()
+    ids = np.random.default_rng(0).integers(0, 49152, (1, 100))
+    with torch.no_grad(), no_grad():
+        expected, found = theirs(torch.tensor(ids)).logits.numpy(), model(ids).data
+    assert np.abs(found - expected).max() < 1e-3 * expected.std()

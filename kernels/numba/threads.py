@@ -96,7 +96,8 @@ def _call(typing_context, function, a, b, c):
 def _pack(typing_context, function, arguments):
     """(the address of a function of thread, threads and data that calls the one at `function`, the data's address).
 
-    The data is `function` and the arguments, side by side in memory.
+    The data is `function` and the arguments, side by side in memory. The arrays come without their owners, whom the
+    caller keeps: threads that counted references to them would all write to the same number, at every slice they take.
     """
 
     def generate(context, builder, signature, values):
@@ -112,8 +113,18 @@ def _pack(typing_context, function, arguments):
         inside.call(inside.inttoptr(target, kind.as_pointer()), [thread, threads, *loaded])
         inside.ret_void()
         memory = cgutils.alloca_once(builder, data)
-        content = [values[0], *cgutils.unpack_tuple(builder, values[1])]
+        given = zip(arguments, cgutils.unpack_tuple(builder, values[1]), strict=True)
+        content = [values[0], *(_borrowed(context, builder, kind, value) for kind, value in given)]
         builder.store(cgutils.make_anonymous_struct(builder, content, data), memory)
         return cgutils.pack_array(builder, [builder.ptrtoint(caller, INDEX), builder.ptrtoint(memory, INDEX)])
 
     return types.UniTuple(types.int64, 2)(function, arguments), generate
+
+
+def _borrowed(context, builder, kind, value):
+    """An array without its owner; anything else as it is."""
+    if not isinstance(kind, types.Array):
+        return value
+    array = context.make_array(kind)(context, builder, value)
+    array.meminfo = cgutils.get_null_value(array.meminfo.type)
+    return array._getvalue()

@@ -177,7 +177,9 @@ def attention_segments(q, k, v, bounds, keep=None, dropout_p=0.0):
     allowed = torch.zeros(len(q), 1, q.shape[-2], q.shape[-2], dtype=torch.bool)
     for b, start, end in bounds:
         allowed[b, 0, start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
-    return attention(q, k, v, allowed, keep, dropout_p)
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    p = F.softmax((q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~allowed, -torch.inf), -1)
+    return (p if keep is None else p * keep / (1 - dropout_p)) @ v
 
 
 @oracle(

@@ -133,3 +133,23 @@ def test_the_limit_is_the_longer_of_the_two_times():
 def test_this_machine_is_measured_once():
     assert machine() is machine()
     assert machine().threads >= 1 and machine().flops > 1e8 and machine().bandwidth > 1e8
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_layer_with_an_adapter_has_no_gradient_to_compute(frozen):
+    """Its base's products are counted once forward and, but for dx, only where somebody wants them."""
+    x, base, a, b = numbers(2, 3), numbers(5, 3, requires_grad=not frozen), numbers(4, 3), numbers(5, 4)
+    forward, backward = work(ops.lora_linear, x, base, None, a, b)
+    products, adapter = 2 * 2 * 3 * 5, 2 * 2 * (4 * 3 + 5 * 4)
+    assert forward.flops == products + adapter
+    assert backward.flops == (1 if frozen else 2) * products + 2 * adapter
+    first, last = work(ops.lora_linear, numbers(2, 3, requires_grad=False), base, None, a, b)
+    assert (first, last.flops) == (forward, backward.flops - products - 2 * 2 * 4 * 3)
+
+
+def test_texts_apart_compute_no_scores_between_them():
+    q = numbers(2, 3, 9, 8)
+    bounds = np.array([[0, 0, 4], [0, 4, 9], [1, 0, 9]])
+    forward, backward = work(ops.attention_segments, q, q, q, bounds)
+    assert forward.flops == 2 * 2 * 3 * 8 * (10 + 15 + 45)
+    assert backward.flops == 2 * forward.flops

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tinygrad_llm import UserError
-from tinygrad_llm.nn import Dropout, Linear, Module, Sequential
+from tinygrad_llm.nn import Dropout, Linear, Module, Sequential, meta
 
 
 class Twice(Module):
@@ -43,6 +43,20 @@ def test_a_state_that_does_not_fit_names_every_problem_and_changes_nothing():
     assert np.array_equal(module.weight.data, before)
     module.load_state_dict({"bias": np.ones(7)}, strict=False)
     assert (module.bias.data == 1).all()
+
+
+def test_of_many_problems_a_few_are_named():
+    with pytest.raises(UserError, match=r"^the state does not fit Sequential: .*; and 3 more$"):
+        Sequential(*[Linear(3, 3) for _ in range(4)]).load_state_dict({})
+
+
+def test_a_layer_without_numbers_takes_no_memory():
+    with meta():
+        layer = Linear(10**6, 10**6)
+    assert layer.weight.shape == (10**6, 10**6)
+    with pytest.raises(ValueError, match="read-only"):
+        layer.weight.data[0, 0] = 1
+    assert Linear(3, 7).weight.data.any()
 
 
 def test_modes_reach_every_level():

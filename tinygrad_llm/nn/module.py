@@ -26,7 +26,7 @@ _meta = contextvars.ContextVar("meta", default=False)
 def meta() -> Iterator[None]:
     """Inside this block layers are made with shapes but without numbers or memory, as on torch's device "meta".
 
-    Their numbers come by `load_state_dict(state, assign=True)`.
+    Each parameter's `data` is to be replaced by an array that holds numbers.
     """
     token = _meta.set(True)
     try:
@@ -104,16 +104,12 @@ class Module:
             shown = sorted(problems)[:5] + ([f"and {len(problems) - 5} more"] if len(problems) > 5 else [])
             raise UserError(f"the state does not fit {type(self).__name__}: {'; '.join(shown)}")
 
-    def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True, assign: bool = False) -> None:
-        """Copy arrays into the parameters of the same names, converting the dtype; with `assign`, the parameters take
-        the arrays themselves. Raises as `check_state_dict`, before anything is changed."""
+    def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:
+        """Copy arrays into the parameters of the same names, converting the dtype. Raises as `check_state_dict`, before
+        anything is copied."""
         self.check_state_dict(state, strict)
         for name, parameter in self.named_parameters():
-            if name not in state:
-                continue
-            if assign:
-                parameter.data = state[name]
-            else:
+            if name in state:
                 parameter.data[...] = np.asarray(state[name])
 
     def train(self, mode: bool = True) -> "Module":

@@ -25,13 +25,14 @@ class Parser(ArgumentParser):
     Help texts are the entries under "Args:" in the docstrings of the dataclasses, and of those nested in them.
     """
 
-    def __init__(self, command: str, description: str, *settings: type, positional: str = ""):
+    def __init__(self, command: str = "", description: str = "", *settings: type, positional: str = "", **options):
+        # jsonargparse makes parsers of this class, with options of its own, for dataclasses that may be None.
         super().__init__(
             prog=f"tinygrad-llm {command}",
             usage=f"tinygrad-llm {command} {positional} [--SETTING VALUE ...]".replace("  ", " "),
             description=description,
             formatter_class=Formatter,
-            exit_on_error=False,
+            **{"exit_on_error": False} | options,
         )
         self.add_argument("--config", action="config", help="a YAML file of settings; flags after it overrule it")
         for kind in settings:
@@ -41,7 +42,9 @@ class Parser(ArgumentParser):
         """The settings by name, nested dataclasses made. Raises UserError, in one line, for what does not fit."""
         try:
             values = vars(self.instantiate(self.parse_args(argv)))
-        except (ArgumentError, TypeError) as error:
+        except UserError:
+            raise
+        except (ArgumentError, TypeError, ValueError) as error:
             raise UserError(self._one_line(str(error))) from error
         del values["config"]
         return values
@@ -49,6 +52,11 @@ class Parser(ArgumentParser):
     def _one_line(self, message: str) -> str:
         """What was wrong, in the user's words rather than Python's."""
         message = " ".join(message.split())
+        if nested := re.search(  # of a dataclass that may be None, what is wrong with the dataclass
+            r"(?:\"(\w+)\": )?Does .*Config'>, <class 'NoneType'>\] Errors: - (?:Problem .*?': )?(.*) - Exp", message
+        ):
+            name = f"{nested[1]}." if nested[1] else ""
+            return self._one_line(re.sub("(Parser key \"|Option ')", rf"\g<1>{name}", nested[2]))
         if unknown := re.match(r"(?:unrecognized arguments: |Option ')([\w.=+-]*)", message):
             name = unknown[1].lstrip("-").partition("=")[0]
             known = [option.lstrip("-") for option in self._option_string_actions]

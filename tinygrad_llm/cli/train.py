@@ -1,18 +1,14 @@
 """`tinygrad-llm train`"""
 
-import argparse
-import itertools
-import sys
 from pathlib import Path
 
-import yaml
 from jsonargparse.typing import NonNegativeInt
 
 from tinygrad_llm.cli.parsing import Parser
+from tinygrad_llm.cli.runs import early, folder_of, read_yaml, resuming, stopped
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.models import PRESETS
 from tinygrad_llm.training import Trainer, TrainingConfig
-from tinygrad_llm.training.checkpoint import by_step
 
 DESCRIPTION = """Train a GPT on a text.
 
@@ -37,27 +33,16 @@ def run(argv: list[str]) -> int:
     try:
         trainer.train(profiled_steps)
     except KeyboardInterrupt:
-        saved = by_step(folder)
-        state = f"{saved[-1]} is saved" if saved else "no checkpoint was due yet"
-        print(f"stopped at step {trainer.step}; {state}. Go on with", file=sys.stderr)
-        print(f"  tinygrad-llm train --resume {folder}", file=sys.stderr)
-        return 130
+        return stopped(trainer, f"train --resume {folder}")
     _conclude(trainer)
     return 0
 
 
 def parse(argv: list[str]) -> tuple[TrainingConfig, Path, int]:
     """The settings, the run folder, and how many steps to profile. Raises UserError for what does not fit."""
-    early = _Early(add_help=False, allow_abbrev=False)
-    for name in ("--resume", "--config", "--preset"):
-        early.add_argument(name)
-    given, _ = early.parse_known_args(argv)
-    if given.resume:
-        given.config = str(Path(given.resume) / "config.yaml")
-        if not Path(given.config).is_file():
-            raise UserError(f"{given.resume} is no run folder: it has no config.yaml")
-        argv = ["--config", given.config, *argv]
-    file = _read_yaml(given.config)
+    argv = resuming(argv)
+    given = early(argv, "--config", "--preset")
+    file = read_yaml(given.config)
     preset = given.preset or file.get("preset") or TrainingConfig.preset
     if preset not in PRESETS:
         raise UserError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}")
@@ -80,42 +65,7 @@ def parse(argv: list[str]) -> tuple[TrainingConfig, Path, int]:
     settings = parser.settings(argv)
     resume, profiled_steps = settings.pop("resume"), settings.pop("profile")
     config = TrainingConfig(**settings)
-    if resume and config.out:
-        raise UserError("--resume and --out exclude each other: a run goes on in its own folder")
-    return config, Path(resume) if resume else _new_folder(config), profiled_steps
-
-
-class _Early(argparse.ArgumentParser):
-    """Finds what decides the defaults of the rest."""
-
-    def error(self, message: str):
-        raise UserError(message)
-
-
-def _read_yaml(path: str | None) -> dict:
-    """The settings in a file. Raises UserError for one that cannot be read or is no YAML."""
-    if not path:
-        return {}
-    try:
-        content = yaml.safe_load(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no settings: it has lines like `max_iters: 500`")
-    return content
-
-
-def _new_folder(config: TrainingConfig) -> Path:
-    if config.out:
-        folder = Path(config.out)
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise UserError(f"{folder} exists: go on with --resume {folder}, or choose another --out")
-        return folder
-    name = f"{Path(config.data).stem}-{config.preset}"
-    names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
-    return next(folder for folder in (Path("runs", name) for name in names) if not folder.exists())
+    return config, folder_of(resume, config.out, f"{Path(config.data).stem}-{config.preset}"), profiled_steps
 
 
 def _introduce(trainer: Trainer) -> None:

@@ -78,7 +78,8 @@ def _project(
     part, parts, x, weight, bias, eps, center, q, q_block, q_bias, k, k_block, k_bias, v, v_block, v_bias, y,
     rows, inner, outer, size, scratch,
 ):  # fmt: skip
-    h, all = scratch[part], inner + 2 * outer
+    h, y, all = borrow(scratch[part]), borrow(y), inner + 2 * outer
+    q, k, v, q_bias, k_bias, v_bias = borrow(q), borrow(k), borrow(v), borrow(q_bias), borrow(k_bias), borrow(v_bias)
     normalize(x, weight, bias, eps, center, h, rows, size)
     if not k.size:  # one matrix for all
         project(columns_of(part, parts, 0, all, all), h, q, q_block, q_bias, y, 0, all, rows, size)
@@ -140,6 +141,7 @@ def _attend(
 
 @leaf
 def _add_projection(part, parts, x, weight, block, bias, before, y, rows, columns, size):
+    x, weight, bias, before, y = borrow(x), borrow(weight), borrow(bias), borrow(before), borrow(y)
     for o in range(columns * part // parts, columns * (part + 1) // parts):
         for i in range(rows):
             s = dot_row(x, i * size, weight, o, block, size) + (bias[o] if bias.size else 0)
@@ -151,7 +153,8 @@ def _feed(
     part, parts, x, weight, bias, eps, center, gate, gate_block, gate_bias, up, up_block, up_bias, tanh, y,
     rows, columns, size, scratch,
 ):  # fmt: skip
-    h, one = scratch[part], x.dtype.type(1)
+    h, y, one = borrow(scratch[part]), borrow(y), x.dtype.type(1)
+    gate, up, gate_bias, up_bias = borrow(gate), borrow(up), borrow(gate_bias), borrow(up_bias)
     normalize(x, weight, bias, eps, center, h, rows, size)
     first, last = columns * part // parts, columns * (part + 1) // parts
     project(range(first, last), h, gate, gate_block, gate_bias, y, 0, columns, rows, size)

@@ -64,9 +64,10 @@ def distribution(settings: Sampling, logits: np.ndarray, texts) -> np.ndarray:
     """What `choose` would draw from."""
     caught = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "draw", lambda logits, drawings: caught.append(logits))
-        settings.choose(logits, [], texts)
-    p = np.exp(caught[0] - caught[0].max(-1, keepdims=True))
+        patch.setattr(sampling, "draw", lambda logits, drawings: caught.append(logits) or np.arange(logits.shape[1]))
+        tokens = settings.choose(logits, [], texts)  # those that are left to draw from
+    p = np.zeros_like(logits)
+    p[:, tokens] = np.exp(caught[0] - caught[0].max(-1, keepdims=True))
     return p / p.sum(-1, keepdims=True)
 
 

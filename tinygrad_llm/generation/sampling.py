@@ -62,13 +62,13 @@ class Sampling:
             return logits.argmax(-1)
         # At most 0, and no temperature that float32 cannot hold: nothing overflows.
         logits = (logits - logits.max(-1, keepdims=True)) / min(max(self.temperature, 1e-30), 1e30)
-        if self.top_k is not None:
-            logits = keep_top_k(logits, self.top_k)
-        if self.top_p is not None:
-            logits = keep_top_p(logits, self.top_p)
-        if self.min_p is not None:
-            logits = keep_min_p(logits, self.min_p)
-        return draw(logits, drawings)
+        tokens = np.arange(logits.shape[1])
+        for keep, setting in ((keep_top_k, self.top_k), (keep_top_p, self.top_p), (keep_min_p, self.min_p)):
+            if setting is not None:
+                logits = keep(logits, setting)
+                kept = np.flatnonzero((logits > -np.inf).any(0))  # so few as a rule that the rest costs nothing
+                logits, tokens = logits[:, kept], tokens[kept]
+        return tokens[draw(logits, drawings)]
 
 
 def penalize_repetition(logits: np.ndarray, texts: Sequence[Sequence[int]], penalty: float) -> np.ndarray:

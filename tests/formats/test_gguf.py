@@ -15,6 +15,7 @@ from tinygrad_llm.formats import load_model
 from tinygrad_llm.formats.gguf import TYPES, load, read, save
 from tinygrad_llm.generation import generate
 from tinygrad_llm.models import GPT, GPTConfig, Llama, LlamaConfig
+from tinygrad_llm.nn import Linear
 from tinygrad_llm.nn.quantized import QuantizedLinear
 
 IDS = np.random.default_rng(0).integers(0, 96, (2, 40))
@@ -219,6 +220,10 @@ def test_what_llama_cpp_lacks_is_refused(tmp_path):
         save(llama(rope_scaling=dynamic), tmp_path / "m.gguf")
     with pytest.raises(UserError, match="no type 'Q4_K' to write"):
         save(llama(), tmp_path / "m.gguf", type="Q4_K")
+    adapted = llama()
+    adapted.layers[0].mlp.adapter = Linear(64, 64)
+    with pytest.raises(UserError, match=r"nothing like layers\.0\.mlp\.adapter\.weight"):
+        save(adapted, tmp_path / "m.gguf")
     assert not list(tmp_path.iterdir())
 
 

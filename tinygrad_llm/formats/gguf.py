@@ -18,7 +18,7 @@ from gguf.quants import quant_shape_to_byte_shape
 from tinygrad_llm import quantization
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import reading, replacing
-from tinygrad_llm.formats import check_vocabulary
+from tinygrad_llm.formats import check_merged, check_vocabulary
 from tinygrad_llm.formats.gguf_config import architecture, read_config, write_config
 from tinygrad_llm.formats.gguf_reader import GGUF, read
 from tinygrad_llm.formats.gguf_tokenizer import write_tokenizer
@@ -50,14 +50,8 @@ def load(path: str | os.PathLike, *, dtype=np.float32, quantized: bool = False) 
         with meta():
             model = (GPT if isinstance(config, GPTConfig) else Llama)(config)
         stored = _stored(model, file)
-        use_quantized(
-            model,
-            {
-                n: x
-                for n, x in stored.items()
-                if quantized and isinstance(x, Quantized) and x.type in quantization.TYPES
-            },
-        )
+        blocks = {name: x for name, x in stored.items() if isinstance(x, Quantized) and x.type in quantization.TYPES}
+        use_quantized(model, blocks if quantized else {})
         for name, parameter in model.named_parameters():
             x = stored[name]
             parameter.data = x.dequantize(dtype) if isinstance(x, Quantized) else x.astype(dtype)
@@ -79,6 +73,7 @@ def save(
     """
     if type not in (None, *TYPES):
         raise UserError(f"there is no type {type!r} to write: choose one of {', '.join(TYPES)}")
+    check_merged(model)
     values, tensors = write_config(model.config)
     tensors |= _to_store(model)
     types = {name: _type(name, x, type) for name, x in tensors.items()}
@@ -161,10 +156,13 @@ def _names(model: LanguageModel, kind: str, ours: Iterable[str]) -> dict[str, st
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
     table = gguf.get_tensor_name_map(kinds[kind], model.config.n_layer)
     prefix = "transformer." if kind == "gpt2" else "model."
-    return {
+    names = {
         name: table.get_name(name if name.startswith("lm_head.") else prefix + name, (".weight", ".bias"))
         for name in ours
     }
+    if strange := [name for name, theirs in names.items() if theirs is None]:
+        raise UserError(f"llama.cpp has nothing like {strange[0]} in a model of architecture {kind}")
+    return names
 
 
 def _order(config: GPTConfig | LlamaConfig, kind: str, name: str) -> np.ndarray | None:

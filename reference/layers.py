@@ -127,6 +127,7 @@ def dropout(x, keep, p):
 
 @oracle(
     case(normal(2, 3, 7, 32), normal(7, 32), normal(7, 32)),
+    case(normal(3, 2, 7, 10), normal(3, 1, 7, 10), normal(3, 1, 7, 10)),
     case(normal(2, 1, 33, 6), normal(2, 1, 33, 6), normal(33, 6), interleaved=True),
 )
 def rotary(x, cos, sin, interleaved=False):

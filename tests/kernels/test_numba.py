@@ -40,6 +40,7 @@ def inputs_of(name: str) -> tuple[list, dict]:
         "linear": ([normal(size=(257, 97)), normal(size=(33, 97)), normal(size=33)], {}),
         "quantized_linear": ([normal(size=(3, 96)), blocks, normal(size=33)], {"type": "Q4_1"}),
         "mlp": ([normal(size=(257, 33)), normal(size=(97, 33)), normal(size=97), normal(size=(33, 97)), None], {}),
+        "rotary": ([normal(size=(3, 2, 37, 10)), normal(size=(37, 10)), normal(size=(37, 10))], {}),
         "linear_cross_entropy": ([normal(size=(257, 97)), normal(size=(33, 97)), tokens], {}),
     }[name]
 

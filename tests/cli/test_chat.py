@@ -90,7 +90,7 @@ def test_settings_are_shown_and_changed(talk):
 )
 def test_a_mistake_costs_a_line_and_not_the_conversation(talk, line, message):
     out, err = talk(line, "one")
-    mistake, *rest = err.splitlines()
+    mistake, *_ = err.splitlines()
     assert mistake.startswith("tinygrad-llm: ")
     assert message in mistake
     assert out == talk("one")[0]

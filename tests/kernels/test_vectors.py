@@ -13,7 +13,7 @@ from tinygrad_llm.kernels.numba import vectors
 from tinygrad_llm.verification import compare
 
 assert (vectors.BITS, vectors.ROWS) == (256, 6)
-for name in ("linear", "attention_qkvpacked"):
+for name in ("linear", "quantized_linear", "attention_qkvpacked"):
     for dtype in ("float32", "float64"):
         failures = compare(name, "numba", dtype, seeds=(0,)).failures
         assert not failures, failures

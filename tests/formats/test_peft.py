@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tinygrad_llm import UserError
+from tinygrad_llm.formats import save_model
 from tinygrad_llm.formats.huggingface import load_pretrained
 from tinygrad_llm.formats.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
 from tinygrad_llm.formats.safetensors import read_arrays, save_arrays
@@ -121,6 +122,19 @@ def test_ours_come_back_to_the_bit_and_merge_as_theirs(pair, tmp_path):
     merge(again)
     logits = theirs(torch.tensor(IDS)).logits.detach()
     np.testing.assert_allclose(again(IDS).data, logits, rtol=0, atol=1e-10 * float(logits.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["folder", "model.gguf"])
+def test_a_model_with_adapters_is_not_saved_as_if_it_had_none(pair, tmp_path, name):
+    _, ours, target = pair
+    our_adapter(ours, target)
+    with pytest.raises(UserError, match="merge them into it first"):
+        save_model(ours, tmp_path / name)
+    assert not (tmp_path / name).exists()
+    merge(ours)
+    if name == "folder":
+        save_model(ours, tmp_path / name)
+        np.testing.assert_array_equal(load_pretrained(tmp_path / name)(IDS).data, ours(IDS).data)
 
 
 @pytest.fixture

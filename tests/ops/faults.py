@@ -69,7 +69,7 @@ FAULTS = {
     ("numba", "embedding"): ("total[c] += row[c]", "total[c] = row[c]"),
     ("numba", "linear"): ("column_sums(rows_dy)", "rows_dy.mean(axis=0)"),
     ("numba", "quantized_linear"): ("product(rows_dy, deq", "product(-rows_dy, deq"),
-    ("numba", "lora_linear"): ("du *= scale", "du *= 1"),
+    ("numba", "lora_linear"): ("dut *= scale", "dut *= 1"),
     ("numba", "swiglu"): (" * (one + a * (one - s))", ""),
     ("numba", "rmsnorm"): ("mine[c] += d_xhat", "mine[c] = d_xhat"),
     ("numba", "layernorm"): ("weight[c] - mean_g - xhat * mean_g_xhat", "weight[c] - mean_g"),
@@ -79,5 +79,6 @@ FAULTS = {
     ("numba", "gelu"): (" * (one + three_cubic * a * a)", ""),
     ("numba", "cross_entropy"): ("-= (1 - label_smoothing) * dloss", "-= dloss"),
     ("numba", "linear_cross_entropy"): ("row_gradients(dloss[rows]", "row_gradients(2 * dloss[rows]"),
+    ("numba", "rotary"): ("-sin_2, -sin_1", "sin_2, -sin_1"),
     ("numba", "mlp"): ("rows_dy, proj_weight, h, approximate", "rows_dy, proj_weight, 0 * h, approximate"),
 }

@@ -11,6 +11,7 @@ import numpy as np
 from tinygrad_llm import hub
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.models import LanguageModel
+from tinygrad_llm.nn.lora import adapters
 
 ACCEPTED = (
     "a run folder or a checkpoint in one, a Hugging Face folder (config.json and model.safetensors), its name on the "
@@ -65,3 +66,9 @@ def check_vocabulary(model: LanguageModel, tokenizer) -> None:
             f"the tokenizer has {tokenizer.vocab_size} tokens, and the model embeds {model.config.vocab_size}: "
             "they do not belong together"
         )
+
+
+def check_merged(model: LanguageModel) -> None:
+    """Raise UserError where the model has adapters, which stand beside weights and not in them."""
+    if adapters(model):
+        raise UserError("the model has adapters: merge them into it first, or save them alone by formats.peft")

@@ -15,7 +15,7 @@ import numpy as np
 from tinygrad_llm import hub
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import write_atomic
-from tinygrad_llm.formats import check_vocabulary
+from tinygrad_llm.formats import check_merged, check_vocabulary
 from tinygrad_llm.formats.huggingface_config import read_config, write_config
 from tinygrad_llm.formats.safetensors import open_folder, save_arrays
 from tinygrad_llm.formats.stored import Stored, assemble
@@ -43,6 +43,7 @@ def save_pretrained(
 
 def to_config(model: LanguageModel, tokenizer: Tokenizer | None) -> dict:
     """config.json of a model. Raises UserError for quantized weights, and a tokenizer that it has too few rows for."""
+    check_merged(model)
     if tokenizer:
         check_vocabulary(model, tokenizer)
     if any(isinstance(module, QuantizedLinear | QuantizedEmbedding) for module in model.modules()):

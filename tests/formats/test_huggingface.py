@@ -262,3 +262,8 @@ def test_loading_takes_little_more_memory_than_the_weights(tmp_path):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1.3 * sum(parameter.data.nbytes for parameter in loaded.parameters())
+
+
+def test_the_weights_are_as_readable_as_the_other_files(tmp_path):
+    save_pretrained(GPT(GPTConfig(vocab_size=7, block_size=4, n_layer=1, n_head=1, n_embd=4)), tmp_path)
+    assert len({(tmp_path / name).stat().st_mode for name in ("model.safetensors", "config.json")}) == 1

@@ -25,10 +25,13 @@ KINDS |= {"BOOL": "?"}
 
 def save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
     """Write a safetensors file. Raises OSError where that fails, as every other way to write a file does."""
+    path.touch()
+    mode = path.stat().st_mode
     try:
         save_file({name: np.asarray(x, order="C") for name, x in arrays.items()}, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(str(error)) from error
+    path.chmod(mode)  # the library leaves the file to its owner alone
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

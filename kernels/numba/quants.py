@@ -9,13 +9,14 @@ from numba import types
 from numba.extending import intrinsic
 
 from tinygrad_llm.kernels.numba.common import helper
-from tinygrad_llm.kernels.numba.simd import Vector, borrow, fma, load, spread, store, total
-from tinygrad_llm.kernels.numba.vectors import NUMBERS, lanes
+from tinygrad_llm.kernels.numba.simd import Vector, borrow, fma, llvm, load, spread, store, total
+from tinygrad_llm.kernels.numba.vectors import LANE, NUMBERS, lanes
 from tinygrad_llm.ops.quantized_linear import BLOCK, BYTES
 
 BYTE, HALF = ir.IntType(8), BLOCK // 2
 Q8_0, Q4_0, Q4_1 = (BYTES[type] for type in ("Q8_0", "Q4_0", "Q4_1"))  # each type's bytes of a block tell which it is
 PLAIN = 0  # no blocks, but numbers
+AHEAD = 2048  # bytes that are asked for before they are wanted: unpacking keeps a core too busy to run ahead by itself
 
 
 def read(context, builder, blocks, array, start, kind):
@@ -24,6 +25,18 @@ def read(context, builder, blocks, array, start, kind):
     value = builder.load(builder.bitcast(address, kind.as_pointer()))
     value.align = 1
     return value
+
+
+@intrinsic
+def fetch(typing_context, blocks, start):
+    """Ask for the bytes at `start` to be in the cache soon; even beyond the array that is no error."""
+
+    def generate(context, builder, signature, arguments):
+        address = builder.gep(context.make_array(blocks)(context, builder, arguments[0]).data, [arguments[1]])
+        llvm(builder, "llvm.prefetch.p0", ir.VoidType(), address, LANE(0), LANE(3), LANE(1))
+        return context.get_dummy_value()
+
+    return types.void(blocks, types.int64), generate
 
 
 @intrinsic
@@ -101,6 +114,8 @@ def layout(size: int):
         """The sum of x[x_start + k] w[k], for the numbers w of `count` blocks side by side."""
         a = b = spread(x, 0.0)
         for i in range(count):
+            if size != PLAIN:
+                fetch(blocks, start + i * size + AHEAD)
             for j in range(0, HALF, lanes(x)):
                 place, block = x_start + i * BLOCK + j, start + i * step(x)
                 a = fma(numbers(x, blocks, block, j), load(x, place), a)

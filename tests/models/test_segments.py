@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tinygrad_llm import UserError, kernels
+from tinygrad_llm import UserError, kernels, watch
+from tinygrad_llm import functional as F
 from tinygrad_llm.models import GPT, GPTConfig, Llama, LlamaConfig
 from tinygrad_llm.models.language_model import texts
 
@@ -92,3 +93,24 @@ def test_segments_that_do_not_fit_are_refused(model):
         model.hidden(ids, segments=np.zeros((2, 4), int))
     with pytest.raises(UserError, match="without a cache"):
         model.hidden(ids, model.new_cache(2), np.zeros((2, 5), int))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_ignored_targets_make_no_logits(model, reduction):
+    """And the loss and its gradients are as of all logits."""
+    ids = np.random.default_rng(2).integers(0, 33, (2, 12))
+    targets = np.where(np.arange(12) < 7, -100, ids)
+    rows = []
+
+    def hook(phase, name, inputs, outputs, seconds):
+        if (phase, name) == ("forward", "linear_cross_entropy"):
+            rows.append(len(inputs[0]))
+
+    with watch(hook):
+        model.loss(ids, targets, reduction).backward()
+    assert rows == [2 * 5]
+    gradients = {name: p.grad.copy() for name, p in model.named_parameters()}
+    model.zero_grad()
+    F.cross_entropy(model(ids).reshape(-1, 33), targets.reshape(-1), reduction=reduction).backward()
+    for name, p in model.named_parameters():
+        np.testing.assert_allclose(gradients[name], p.grad, rtol=0, atol=1e-10 * max(np.abs(p.grad).max(), 1e-3))

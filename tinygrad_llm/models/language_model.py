@@ -56,9 +56,12 @@ class LanguageModel(Module):
 
     def loss(self, ids, targets, reduction: str = "mean", ignore_index: int = -100, segments=None) -> Tensor:
         """Cross-entropy of the next token: ids, targets and segments (B, T). Never holds all the logits, unless the
-        head is quantized."""
+        head is quantized, and makes none where the target is ignored, unless each loss is asked for."""
         h = self.hidden(ids, segments=segments)
         h, targets = h.reshape(-1, h.size(-1)), np.asarray(targets).reshape(-1)
+        counting = np.flatnonzero(targets != ignore_index)
+        if reduction != "none" and 0 < len(counting) < len(targets):
+            h, targets = F.embedding(counting, h), targets[counting]  # these rows of h
         options = {"reduction": reduction, "ignore_index": ignore_index}
         if isinstance(self.head_weight, Tensor):
             return F.linear_cross_entropy(h, self.head_weight, targets, **options)

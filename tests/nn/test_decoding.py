@@ -1,4 +1,4 @@
-"""A block's kernel gives what the block's modules give, which test_cache and the models' tests compare with others."""
+"""A block's kernel gives what the block's modules give, which other tests compare with PyTorch."""
 
 import numpy as np
 import pytest

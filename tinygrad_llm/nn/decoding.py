@@ -56,23 +56,31 @@ def steps(x: Tensor, blocks: list[Module], cache: Cache | None, cos=(), sin=()) 
     kernel = kernels.find("block", x.data)
     if kernel is None or cache.layers[0].keys.dtype != x.dtype:
         return None
-    if any(isinstance(layer, LoRALinear) for block in blocks for layer in _layers(block)):
-        return None
-    arrays = [block.arrays() for block in blocks]
-    if any(size % BLOCK for size in (x.size(-1), arrays[0].width, arrays[0].n_head * cache.layers[0].keys.shape[-1])):
+    if cache.blocks is None:
+        cache.blocks = _suitable(blocks, x.size(-1), cache.layers[0].keys.shape[-1])
+    if not cache.blocks:
         return None
     padding = np.zeros(len(x), int) if cache.padding is None else cache.padding
     cos, sin = (np.asarray(a, x.dtype).reshape(-1) for a in (cos, sin))
     y = x.data[:, 0]
-    for block, layer in zip(arrays, cache.layers, strict=True):
+    for block, layer in zip(cache.blocks, cache.layers, strict=True):
         inputs = [y, block, cos, sin, layer.keys, layer.values, layer.length, padding]
         (y,) = watched("forward", "block_step", kernel.block_step, inputs, {})
         layer.length += 1
     return Tensor(y[:, None])
 
 
+def _suitable(blocks: list[Module], width: int, head_dim: int) -> list[Arrays]:
+    """The blocks' arrays, or none where a kernel cannot take them. A cache keeps them: it is of their weights."""
+    if any(isinstance(layer, LoRALinear) for block in blocks for layer in _layers(block)):
+        return []
+    arrays = [block.arrays() for block in blocks]
+    sizes = width, arrays[0].width, arrays[0].n_head * head_dim
+    return [] if any(size % BLOCK for size in sizes) else arrays
+
+
 def _layers(block: Module) -> Iterator[Module]:
-    """Those of a block's parts, and no deeper, as this is asked for every token."""
+    """Those of a block's parts."""
     for _, part in block.named_children():
         yield from (layer for _, layer in part.named_children())
 

@@ -159,6 +159,7 @@ def edited(folder, **entries):
         ({"init_lora_weights": "pissa"}, "changes the base weights"),
         ({"r": "8"}, "rank is '8', not int"),
         ({"r": 0}, "rank of an adapter must be at least 1"),
+        ({"lora_alpha": float("inf")}, "alpha must be a number above 0"),
         ({"lora_dropout": 1.0}, "dropout must be from 0 to below 1"),
         ({"r": 4}, r"lora_A.weight is <f8 of shape \(3, .*\), but this model's has \(4, "),
     ],

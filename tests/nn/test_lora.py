@@ -140,7 +140,7 @@ def test_a_name_of_no_layer_is_refused(model):
     assert all(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("values", [{"rank": 0}, {"dropout": 1.0}, {"alpha": 0.0}])
+@pytest.mark.parametrize("values", [{"rank": 0}, {"dropout": 1.0}, {"alpha": 0.0}, {"alpha": float("nan")}])
 def test_impossible_settings_are_refused(values):
     with pytest.raises(UserError, match=next(iter(values))):
         LoRAConfig(**values)

@@ -52,8 +52,8 @@ class LoRAConfig:
             raise UserError(f"the rank of an adapter must be at least 1, not {self.rank}")
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout must be from 0 to below 1, not {self.dropout}")
-        if not self.alpha > 0:
-            raise UserError(f"alpha must be above 0, not {self.alpha}")
+        if not 0 < self.alpha < math.inf:
+            raise UserError(f"alpha must be a number above 0, not {self.alpha}")
 
     @property
     def scale(self) -> float:

@@ -3,6 +3,9 @@
 import contextlib
 import ctypes
 import math
+import re
+import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -45,3 +48,14 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TOP_PAD, 64 * 2**20)
+
+
+def peak_megabytes() -> float:
+    """The most memory that this program has held so far; 0 where the system does not say."""
+    with contextlib.suppress(OSError, TypeError):
+        return int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+    with contextlib.suppress(ImportError):
+        import resource  # not on Windows
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+    return 0.0

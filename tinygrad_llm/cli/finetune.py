@@ -11,6 +11,7 @@ from tinygrad_llm.finetuning.tuner import Finetuner
 # What a task is for, and the subclass of Finetuner that does it.
 TASKS = {
     "classify": ("put texts into classes", "tinygrad_llm.finetuning.classify:Classify"),
+    "instruct": ("follow instructions, or hold conversations", "tinygrad_llm.finetuning.instruct:Instruct"),
 }
 
 HELP = f"""usage: tinygrad-llm finetune TASK [--SETTING VALUE ...]

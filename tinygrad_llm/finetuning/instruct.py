@@ -54,7 +54,8 @@ class InstructConfig(FinetuneConfig):
 
     Args:
         style: how instructions and answers are written: chat is the model's own template, which it has if it was
-            published for conversations; alpaca has headings. chat where the model has a template, unless given
+            published for conversations; alpaca has headings; plain is the texts alone. chat where the model has a
+            template, else alpaca, unless given
         mask: learn the answers alone, rather than the instructions too. Losses are measured on answers either way
         packing: put several examples into a row, kept apart, rather than fill up each to the longest
         answers: how many of the test set are answered; all unless given

@@ -1,7 +1,7 @@
 """Instructions and conversations as tokens, and which of those tokens are an answer.
 
-Two styles: "chat", the template that a model was published with, and "alpaca" (Taori et al. 2023), for models that
-have none:
+Three styles: "chat", the template that a model was published with; "plain", texts as they stand, one after the other;
+and "alpaca" (Taori et al. 2023), for models that have no template:
 
     Below is an instruction that describes a task. Write a response that appropriately completes the request.
 
@@ -26,7 +26,7 @@ from tinygrad_llm.finetuning.data import Entry
 from tinygrad_llm.finetuning.objectives import IGNORE
 from tinygrad_llm.tokenizers import Tokenizer
 
-Style = Literal["alpaca", "chat"]
+Style = Literal["alpaca", "chat", "plain"]
 PREAMBLE = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
 )
@@ -101,24 +101,37 @@ def encode(tokenizer: Tokenizer, dialogue: Dialogue, style: Style) -> Encoded:
     say.
     """
     with reading(dialogue.where):
-        return (_alpaca if style == "alpaca" else _chat)(tokenizer, dialogue)
+        if style == "chat":
+            return _chat(tokenizer, dialogue)
+        prompt = written(dialogue, style)
+        ids, whole = scoring.encode(tokenizer, prompt), scoring.encode(tokenizer, prompt + dialogue.answer)
+        if whole[: len(ids)] != ids:  # a token reaches from one into the other, which cannot be where one is awaited
+            whole = ids + tokenizer.encode(dialogue.answer).tolist()
+        whole += sorted(tokenizer.eos_ids)[:1]
+        return Encoded(whole, [IGNORE] * len(ids) + whole[len(ids) :], len(ids))
+
+
+def encode_prompt(tokenizer: Tokenizer, dialogue: Dialogue, style: Style) -> list[int]:
+    """The tokens up to where the last answer begins, whatever that is. Raises UserError as `encode` does."""
+    with reading(dialogue.where):
+        if style == "chat":
+            return tokenizer.apply_chat_template(dialogue.turns[:-1])
+        return scoring.encode(tokenizer, written(dialogue, style))
+
+
+def written(dialogue: Dialogue, style: Style) -> str:
+    """The prompt as text, where no template makes it. Raises UserError for what the style cannot say."""
+    if dialogue.instruction is None:
+        raise UserError(f"{style} has one instruction and one answer, not {len(dialogue.turns)} messages: take chat")
+    if style == "plain":
+        return dialogue.question
+    sections = {"Instruction": dialogue.instruction} | ({"Input": dialogue.input} if dialogue.input.strip() else {})
+    return PREAMBLE + "".join(f"### {name}:\n{text}\n\n" for name, text in sections.items()) + "### Response:\n"
 
 
 def extract(text: str, style: Style) -> str:
     """The answer in what a model has said: up to where it would go on with a heading of Alpaca's."""
     return (HEADING.split(text)[0] if style == "alpaca" else text).strip()
-
-
-def _alpaca(tokenizer: Tokenizer, dialogue: Dialogue) -> Encoded:
-    if dialogue.instruction is None:
-        raise UserError(f"alpaca has one instruction and one answer, not {len(dialogue.turns)} messages: take chat")
-    sections = {"Instruction": dialogue.instruction} | ({"Input": dialogue.input} if dialogue.input.strip() else {})
-    prompt = PREAMBLE + "".join(f"### {name}:\n{text}\n\n" for name, text in sections.items()) + "### Response:\n"
-    ids, whole = scoring.encode(tokenizer, prompt), scoring.encode(tokenizer, prompt + dialogue.answer)
-    if whole[: len(ids)] != ids:  # a token reaches from one into the other, which it cannot where the answer is awaited
-        whole = ids + tokenizer.encode(dialogue.answer).tolist()
-    whole += sorted(tokenizer.eos_ids)[:1]
-    return Encoded(whole, [IGNORE] * len(ids) + whole[len(ids) :], len(ids))
 
 
 def _chat(tokenizer: Tokenizer, dialogue: Dialogue) -> Encoded:

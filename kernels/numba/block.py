@@ -14,7 +14,7 @@ from tinygrad_llm.kernels.numba.common import exp, helper
 from tinygrad_llm.kernels.numba.gelu import activate
 from tinygrad_llm.kernels.numba.matvec import dot
 from tinygrad_llm.kernels.numba.quants import dot_row
-from tinygrad_llm.kernels.numba.simd import borrow, fma, load_first, spread, store_first
+from tinygrad_llm.kernels.numba.simd import fma, load_first, spread, store_first
 from tinygrad_llm.kernels.numba.threads import leaf, scratch
 from tinygrad_llm.kernels.numba.vectors import lanes
 from tinygrad_llm.memory import empty
@@ -78,8 +78,7 @@ def _project(
     part, parts, x, weight, bias, eps, center, q, q_block, q_bias, k, k_block, k_bias, v, v_block, v_bias, y,
     rows, inner, outer, size, scratch,
 ):  # fmt: skip
-    h, y, all = borrow(scratch[part]), borrow(y), inner + 2 * outer
-    q, k, v, q_bias, k_bias, v_bias = borrow(q), borrow(k), borrow(v), borrow(q_bias), borrow(k_bias), borrow(v_bias)
+    h, all = scratch[part], inner + 2 * outer
     normalize(x, weight, bias, eps, center, h, rows, size)
     if not k.size:  # one matrix for all
         project(columns_of(part, parts, 0, all, all), h, q, q_block, q_bias, y, 0, all, rows, size)
@@ -107,8 +106,7 @@ def _attend(
     part, parts, qkv, cos, sin, keys, values, padding, y, rows, heads, groups, capacity, size, length, scale, scratch
 ):
     """A head of queries at a time. Every thread turns the new key for itself, so that none waits for another."""
-    x, wide, all = borrow(scratch[part]), lanes(scratch), (heads + 2 * groups) * size
-    qkv, keys, values, y = borrow(qkv), borrow(keys), borrow(values), borrow(y)
+    x, wide, all = scratch[part], lanes(scratch), (heads + 2 * groups) * size
     key, scores = size, 2 * size  # where they begin in the scratch memory, behind the query
     for i in range(rows * heads * part // parts, rows * heads * (part + 1) // parts):
         b, h = i // heads, i % heads
@@ -141,7 +139,6 @@ def _attend(
 
 @leaf
 def _add_projection(part, parts, x, weight, block, bias, before, y, rows, columns, size):
-    x, weight, bias, before, y = borrow(x), borrow(weight), borrow(bias), borrow(before), borrow(y)
     for o in range(columns * part // parts, columns * (part + 1) // parts):
         for i in range(rows):
             s = dot_row(x, i * size, weight, o, block, size) + (bias[o] if bias.size else 0)
@@ -153,8 +150,7 @@ def _feed(
     part, parts, x, weight, bias, eps, center, gate, gate_block, gate_bias, up, up_block, up_bias, tanh, y,
     rows, columns, size, scratch,
 ):  # fmt: skip
-    h, y, one = borrow(scratch[part]), borrow(y), x.dtype.type(1)
-    gate, up, gate_bias, up_bias = borrow(gate), borrow(up), borrow(gate_bias), borrow(up_bias)
+    h, one = scratch[part], x.dtype.type(1)
     normalize(x, weight, bias, eps, center, h, rows, size)
     first, last = columns * part // parts, columns * (part + 1) // parts
     project(range(first, last), h, gate, gate_block, gate_bias, y, 0, columns, rows, size)

@@ -5,7 +5,7 @@ W. `product` would first copy W into panels, which is worth it where many rows o
 """
 
 from tinygrad_llm.kernels.numba.common import helper
-from tinygrad_llm.kernels.numba.simd import borrow, fma, load, load_first, spread, total
+from tinygrad_llm.kernels.numba.simd import fma, load, load_first, spread, total
 from tinygrad_llm.kernels.numba.threads import leaf
 from tinygrad_llm.kernels.numba.vectors import lanes
 from tinygrad_llm.memory import empty
@@ -23,7 +23,6 @@ def matvec(x, weight, bias=None):
 
 @leaf
 def _matvec(part, parts, x, weight, bias, y, rows, columns, size):
-    x, weight, bias, y = borrow(x), borrow(weight), borrow(bias), borrow(y)
     for o in range(columns * part // parts, columns * (part + 1) // parts):
         for i in range(rows):
             y[i * columns + o] = dot(x, i * size, weight, o * size, size) + (bias[o] if bias.size else 0)

@@ -10,7 +10,6 @@ import numpy as np
 from tinygrad_llm.kernels.numba.matvec import FEW, dot
 from tinygrad_llm.kernels.numba.product import column_sums, product
 from tinygrad_llm.kernels.numba.quants import dot_blocks, unpack
-from tinygrad_llm.kernels.numba.simd import borrow
 from tinygrad_llm.kernels.numba.threads import leaf, scratch
 from tinygrad_llm.memory import empty
 from tinygrad_llm.ops.quantized_linear import BLOCK, BYTES
@@ -44,7 +43,7 @@ def dequantize(blocks, type, dtype):
 
 @leaf
 def _matvec(part, parts, x, blocks, bias, y, rows, columns, size, block_size, scratch):
-    x, blocks, y, weight, count = borrow(x), borrow(blocks), borrow(y), borrow(scratch[part]), size // BLOCK
+    weight, count = scratch[part], size // BLOCK
     for o in range(columns * part // parts, columns * (part + 1) // parts):
         start = o * count * block_size
         if rows > 1:

@@ -9,7 +9,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from tinygrad_llm.kernels.numba.common import helper
-from tinygrad_llm.kernels.numba.simd import Vector, borrow, fma, llvm, load, spread, store, total
+from tinygrad_llm.kernels.numba.simd import Vector, fma, llvm, load, spread, store, total
 from tinygrad_llm.kernels.numba.vectors import LANE, NUMBERS, lanes
 from tinygrad_llm.ops.quantized_linear import BLOCK, BYTES
 
@@ -167,5 +167,5 @@ def unpack(blocks, start, size, count, w, w_start):
 @helper
 def dot_row(x, x_start, blocks, row, size, columns):
     """The product of numbers and a row of a matrix that has so many columns."""
-    x, blocks, count = borrow(x), borrow(blocks), columns // BLOCK
+    count = columns // BLOCK
     return dot_blocks(x, x_start, blocks, row * count * (BLOCK * x.itemsize if size == PLAIN else size), size, count)

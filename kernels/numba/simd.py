@@ -242,7 +242,6 @@ def prefetch(typing_context, x, start):
     return types.void(x, types.int64), generate
 
 
-
 @intrinsic
 def fma(typing_context, a, b, c):
     """a b + c in each lane, rounded once."""
@@ -251,15 +250,3 @@ def fma(typing_context, a, b, c):
         return llvm(builder, f"llvm.fma.{suffix(a)}", arguments[0].type, *arguments)
 
     return a(a, a, a), generate
-
-
-@intrinsic
-def borrow(typing_context, x):
-    """The array without its owner: what uses it counts no references, which all threads would write to at once."""
-
-    def generate(context, builder, signature, arguments):
-        array = context.make_array(x)(context, builder, arguments[0])
-        array.meminfo = cgutils.get_null_value(array.meminfo.type)
-        return array._getvalue()
-
-    return x(x), generate

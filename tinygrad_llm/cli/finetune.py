@@ -6,12 +6,14 @@ from pathlib import Path
 from tinygrad_llm.cli.parsing import Parser
 from tinygrad_llm.cli.runs import early, folder_of, read_yaml, resuming, stopped
 from tinygrad_llm.errors import UserError
+from tinygrad_llm.finetuning.config import FinetuneConfig
 from tinygrad_llm.finetuning.tuner import Finetuner
 
 # What a task is for, and the subclass of Finetuner that does it.
 TASKS = {
     "classify": ("put texts into classes", "tinygrad_llm.finetuning.classify:Classify"),
     "instruct": ("follow instructions, or hold conversations", "tinygrad_llm.finetuning.instruct:Instruct"),
+    "dpo": ("give the answers that are preferred", "tinygrad_llm.finetuning.dpo:DPO"),
 }
 
 HELP = f"""usage: tinygrad-llm finetune TASK [--SETTING VALUE ...]
@@ -33,7 +35,13 @@ def run(argv: list[str]) -> int:
         return 0
     if name not in TASKS:
         raise UserError(f"there is no task {name!r}: choose one of {', '.join(TASKS)}")
-    tuner = make(name, argv)
+    kind, config, folder = configure(name, argv)
+    if getattr(config, "sweep", None):
+        from tinygrad_llm.finetuning.sweep import sweep
+
+        print(f"\n{sweep(config, folder).summary()}\n\nIn {folder}: report.html, report.json, and the runs")
+        return 0
+    tuner = kind(config, folder)
     _introduce(tuner)
     try:
         tuner.train()
@@ -46,8 +54,8 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def make(name: str, argv: list[str]) -> Finetuner:
-    """The task of this name with the settings in the arguments. Raises UserError for what does not fit."""
+def configure(name: str, argv: list[str]) -> tuple[type[Finetuner], FinetuneConfig, Path]:
+    """The task of this name, the settings in the arguments, and the folder. Raises UserError for what does not fit."""
     module, _, attribute = TASKS[name][1].partition(":")
     kind: type[Finetuner] = getattr(importlib.import_module(module), attribute)
     argv = resuming(argv)
@@ -57,7 +65,7 @@ def make(name: str, argv: list[str]) -> Finetuner:
     settings = parser.settings(argv)
     resume = settings.pop("resume")
     config = kind.config_class(**settings)
-    return kind(config, folder_of(resume, config.out, f"{Path(config.data).stem}-{name}"))
+    return kind, config, folder_of(resume, config.out, f"{Path(config.data).stem}-{name}")
 
 
 def _introduce(tuner: Finetuner) -> None:

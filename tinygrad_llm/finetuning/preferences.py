@@ -17,7 +17,7 @@ from tinygrad_llm.tokenizers import Tokenizer
 
 
 class Pair(NamedTuple):
-    """Two answers to a prompt as tokens, the prompt's own tokens, and both as texts; `number` is its place."""
+    """Two answers to a prompt as tokens, the prompt's own tokens, and both as texts; `number` counts the pairs."""
 
     chosen: Example
     rejected: Example
@@ -90,7 +90,7 @@ def encode_pairs(tokenizer: Tokenizer, entries: Sequence[Entry], style: Style, l
     Raises UserError where none is left, and as `read_pair` and `encode` do.
     """
     pairs, truncated, left_out, equal = [], 0, 0, 0
-    for number, entry in enumerate(entries):
+    for entry in entries:
         dialogues = read_pair(entry)
         encoded = [encode(tokenizer, one, style) for one in dialogues]
         chosen, rejected = (Example(one.ids[:longest], one.labels[:longest]) for one in encoded)
@@ -101,7 +101,7 @@ def encode_pairs(tokenizer: Tokenizer, entries: Sequence[Entry], style: Style, l
         else:
             truncated += max(len(one.ids) for one in encoded) > longest
             prompt = encode_prompt(tokenizer, dialogues[0], style)
-            pairs.append(Pair(chosen, rejected, prompt, dialogues[0], dialogues[1].answer, number))
+            pairs.append(Pair(chosen, rejected, prompt, dialogues[0], dialogues[1].answer, len(pairs)))
     if not pairs:
         raise UserError(f"no pair of different answers begins within the first {longest} tokens: raise max_length")
     return Pairs(pairs, truncated, left_out, equal)

@@ -12,6 +12,7 @@ https://arxiv.org/abs/2312.03732). The base may be quantized (QLoRA): the adapte
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -144,6 +145,19 @@ def unmerge(model: Module, layers: dict[str, LoRALinear]) -> None:
     """Put the layers with adapters, which `merge` has returned, back into their places."""
     for name, layer in layers.items():
         _replace(model, name, layer.train(model.training))
+
+
+@contextmanager
+def without_adapters(model: Module) -> Iterator[None]:
+    """Inside this block the model is what it was before it had adapters, and takes no more memory."""
+    layers = adapters(model)
+    for name, layer in layers.items():
+        _replace(model, name, layer.base)
+    try:
+        yield
+    finally:
+        for name, layer in layers.items():
+            _replace(model, name, layer)
 
 
 def _named_modules(module: Module, prefix: str = "") -> Iterator[tuple[str, Module]]:

@@ -57,7 +57,10 @@ class LanguageModel(Module):
     def loss(self, ids, targets, reduction: str = "mean", ignore_index: int = -100, segments=None) -> Tensor:
         """Cross-entropy of the next token: ids, targets and segments (B, T). Never holds all the logits, unless the
         head is quantized, and makes none where the target is ignored, unless each loss is asked for."""
-        h = self.hidden(ids, segments=segments)
+        return self.head_loss(self.hidden(ids, segments=segments), targets, reduction, ignore_index)
+
+    def head_loss(self, h: Tensor, targets, reduction: str = "mean", ignore_index: int = -100) -> Tensor:
+        """`loss`, for what `hidden` has given (B, T, C)."""
         h, targets = h.reshape(-1, h.size(-1)), np.asarray(targets).reshape(-1)
         counting = np.flatnonzero(targets != ignore_index)
         if reduction != "none" and 0 < len(counting) < len(targets):

@@ -14,6 +14,7 @@ from tinygrad_llm.finetuning.data import Entry, read_entries
 from tinygrad_llm.finetuning.instruct import Instruct, InstructConfig
 from tinygrad_llm.finetuning.objectives import IGNORE
 from tinygrad_llm.finetuning.prompts import dialogue, encode, extract
+from tinygrad_llm.finetuning.sweep import variants
 from tinygrad_llm.formats import load_model
 from tinygrad_llm.formats.huggingface import save_pretrained, to_huggingface
 from tinygrad_llm.generation import generate
@@ -21,8 +22,9 @@ from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.nn.lora import LoRAConfig
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizers import BPETokenizer, ByteTokenizer
+from tinygrad_llm.training import checkpoint
 
-SHAPE = {"vocab_size": 300, "block_size": 48, "n_layer": 1, "n_head": 2, "n_embd": 32, "bias": True}
+SHAPE = {"vocab_size": 300, "block_size": 96, "n_layer": 1, "n_head": 2, "n_embd": 32, "bias": True}
 NAMES = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -48,10 +50,10 @@ def base(tmp_path, tokenizer):
 
 @pytest.fixture
 def data(tmp_path):
-    """40 instructions in Alpaca's form: to letters from a to e the answer is yes."""
+    """40 instructions in Alpaca's form: to some letters the answer is yes."""
     entries = [
-        {"instruction": "Is it?", "input": letter, "output": "Yes, it is." if letter < "f" else "No."}
-        for letter in "abcdefghij" * 4
+        {"instruction": "Is it?", "input": 8 * letter, "output": "Yes, it is." if letter < "c" else "No."}
+        for letter in "abcd" * 10
     ]
     (tmp_path / "letters.json").write_text(json.dumps(entries))
     return tmp_path / "letters.json"
@@ -61,7 +63,7 @@ def data(tmp_path):
 def config(base, data):
     def make(**changes) -> InstructConfig:
         settings = {"model": str(base), "data": str(data), "learning_rate": 1e-2, "warmup_iters": 2, "max_iters": 2}
-        shares = {"train_fraction": 0.6, "val_fraction": 0.1, "max_new_tokens": 8}
+        shares = {"train_fraction": 0.6, "val_fraction": 0.1, "max_new_tokens": 16}
         return InstructConfig(**settings | shares | changes)
 
     return make
@@ -147,9 +149,9 @@ def test_long_examples_lose_their_end_and_those_without_an_answer_are_left_out(t
     data.write_text(json.dumps(entries + long))
     tuner = Instruct(config(), tmp_path / "run")
     examples = [e for part in tuner.examples.values() for e in part]
-    assert len(examples) == 43 and max(len(e.ids) for e in examples) == 48
+    assert len(examples) == 43 and max(len(e.ids) for e in examples) == 96
     assert (tuner.truncated, tuner.left_out) == (3, 2)
-    assert "3 lost what came after token 48; 2 are left out" in tuner.about_data()
+    assert "3 lost what came after token 96; 2 are left out" in tuner.about_data()
     with pytest.raises(UserError, match="no answer begins within the first 5 tokens: raise max_length"):
         Instruct(config(max_length=5), tmp_path / "run")
 
@@ -215,7 +217,7 @@ def test_packing_is_padding_end_to_end(tmp_path, config, mask):
 
 def trained(run, config, **changes):
     """A run that has learned which letters are the first."""
-    tuner = Instruct(config(**{"max_iters": 60, "batch_size": 24, "eval_interval": 30, "learning_rate": 2e-2} | changes), run)
+    tuner = Instruct(config(**{"max_iters": 60, "batch_size": 24, "eval_interval": 30} | changes), run)
     tuner.train()
     return tuner
 
@@ -238,8 +240,95 @@ def test_a_run_learns_to_answer_and_leaves_its_report(tmp_path, config):
         assert one["after"] == {"answer": one["expected"], "exact_match": 1, "rouge_l": 1}
     html = (tmp_path / "run/report.html").read_text()
     HTMLParser().feed(html)
-    assert html.count("<th>before</th>") == 1 and html.count("Yes, it is.") >= 10
+    assert html.count("<th>before</th>") == 1 and html.count("<td class=text>") == 4 * 10
     model = load_model(tmp_path / "run")
-    prompt = tuner.tokenizer.apply_chat_template([{"role": "user", "content": "Is it?\n\nj"}])
-    said = generate(model, prompt, 8, stop_tokens=tuner.tokenizer.eos_ids, temperature=0.0)
+    prompt = tuner.tokenizer.apply_chat_template([{"role": "user", "content": "Is it?\n\ndddddddd"}])
+    said = generate(model, prompt, 16, stop_tokens=tuner.tokenizer.eos_ids, temperature=0.0)
     assert tuner.tokenizer.decode(list(said)) == "No."
+
+
+def arrays(run):
+    """The weights, or adapters, in the last checkpoint of a run."""
+    folder = checkpoint.newest(run)
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+
+@pytest.mark.parametrize("variant", [{"train": "last:1"}, {"lora": LoRAConfig(rank=2, dropout=0.1), "packing": True}])
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, config, monkeypatch, variant):
+    settings = config(**variant, max_iters=4, eval_interval=2)
+    steps(settings, tmp_path / "whole", 4)
+    parts = Instruct(settings, tmp_path / "parts")
+    update = parts.update
+    monkeypatch.setattr(parts, "update", lambda: (parts.step == 1 and os.kill(os.getpid(), signal.SIGINT), update()))
+    with pytest.raises(KeyboardInterrupt):
+        parts.train()
+    random.manual_seed(99)  # whatever happens in between
+    resumed = steps(settings, tmp_path / "parts", 4)
+    assert arrays(tmp_path / "parts") == arrays(tmp_path / "whole")
+    assert resumed.cost["seconds"] > parts.cost["seconds"] > 0  # of the steps before, and after
+    assert resumed.finish().values["test"].keys() == {"before", "after"}
+
+
+def test_two_runs_are_compared_and_only_on_the_same_examples(tmp_path, config):
+    steps(config(mask=False), tmp_path / "unmasked").finish()
+    values = steps(config(compare=str(tmp_path / "unmasked")), tmp_path / "masked").finish().values
+    unmasked = json.loads((tmp_path / "unmasked/report.json").read_text())["test"]["after"]
+    assert values["compared"] == {"run": str(tmp_path / "unmasked"), "test": unmasked}
+    html = (tmp_path / "masked/report.html").read_text()
+    assert "<td>mask</td><td>True</td><td>False</td>" in html and "<td>model</td><td>True" not in html
+    assert html.count("<th>unmasked</th>") == 2 and html.count("<svg") == 2
+    with pytest.raises(UserError, match="unmasked has seed 1337, not 1: only runs on the same examples can be"):
+        Instruct(config(compare=str(tmp_path / "unmasked"), seed=1), tmp_path / "run")
+    with pytest.raises(UserError, match=r"base has no answers.json: compare with a run of finetune instruct"):
+        Instruct(config(compare=str(tmp_path / "base")), tmp_path / "run")
+
+
+def test_a_local_model_judges_by_likelihood(tmp_path, config):
+    """The likelihood is that of the answer with its end: torch's."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    tuner = Instruct(config(judge=config().model, answers=3), tmp_path / "run")
+    tuner.train()
+    values = tuner.finish().values
+    assert values["judge"]["graded"] == 3 and 0 <= values["judge"]["preferred"] <= 1
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(config().model).eval()
+    for one in json.loads((tmp_path / "run/answers.json").read_text()):
+        prompt = tuner.tokenizer.apply_chat_template(one["messages"])
+        answer = [*tuner.tokenizer.encode(one["after"]["answer"]).tolist(), *tuner.tokenizer.eos_ids]
+        ids = torch.tensor([prompt + answer])
+        log_p = theirs(ids).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
+        expected = log_p.gather(1, torch.tensor(answer)[:, None]).mean().item()
+        assert one["after"]["judge"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_ranks_are_swept_by_the_command_line(tmp_path, config, capfd):
+    c = config()
+    argv = ["finetune", "instruct", "--model", c.model, "--data", c.data, "--max_iters", "2", "--answers", "2"]
+    argv += ["--max_new_tokens", "2", "--sweep", "2:1e-2,full", "--out", str(tmp_path / "sweep"), "--warmup_iters", "1"]
+    assert cli.main(argv) == 0
+    out = capfd.readouterr().out
+    assert "-- rank-2" in out and "   rank-2   validation loss" in out
+    values = json.loads((tmp_path / "sweep/report.json").read_text())
+    assert values["before"].keys() >= {"loss", "rouge_l", "best_validation_loss"}
+    ours, full = values["runs"]["rank-2"], values["runs"]["full"]
+    assert ours["trained"] == 2 * (32 + 96 + 32 + 32 + 32 + 128 + 128 + 32)
+    assert full["trained"] == load_model(c.model).numel()
+    assert min(ours["seconds"], ours["peak_mb"], full["seconds"], full["peak_mb"]) > 0
+    assert (tmp_path / "sweep/report.html").read_text().count("<svg") == 1
+    written = (tmp_path / "sweep/full/report.html").stat().st_mtime_ns
+    assert cli.main(["finetune", "instruct", "--resume", str(tmp_path / "sweep")]) == 0  # nothing is left to do
+    assert (tmp_path / "sweep/full/report.html").stat().st_mtime_ns == written
+    assert capfd.readouterr().out.splitlines()[0] == ""
+
+
+def test_what_is_no_rank_is_refused(config):
+    made = variants(config(sweep="8, 128:1e-3,full:2e-5", lora=LoRAConfig(alpha=32), quantized=True))
+    assert {name: (c.lora and c.lora.rank, c.learning_rate, c.before) for name, c in made.items()} == {
+        "rank-8": (8, 1e-2, True),
+        "rank-128": (128, 1e-3, False),
+        "full": (None, 2e-5, False),
+    }
+    assert made["rank-8"].lora.alpha == 32 and made["rank-8"].quantized and not made["full"].quantized
+    with pytest.raises(UserError, match="sweep has 'half', which is neither a rank nor full"):
+        variants(config(sweep="8,half"))
+    with pytest.raises(UserError, match="sweep has 8 twice"):
+        variants(config(sweep="8,8:1e-3"))

@@ -14,6 +14,9 @@ TASKS = {
     "classify": ("put texts into classes", "tinygrad_llm.finetuning.classify:Classify"),
     "instruct": ("follow instructions, or hold conversations", "tinygrad_llm.finetuning.instruct:Instruct"),
     "dpo": ("give the answers that are preferred", "tinygrad_llm.finetuning.dpo:DPO"),
+    "reward": ("tell good answers from others", "tinygrad_llm.finetuning.reward:Reward"),
+    "ppo": ("earn rewards by its answers", "tinygrad_llm.finetuning.ppo:PPO"),
+    "grpo": ("earn rewards, answers compared in groups", "tinygrad_llm.finetuning.grpo:GRPO"),
 }
 
 HELP = f"""usage: tinygrad-llm finetune TASK [--SETTING VALUE ...]

@@ -1,7 +1,6 @@
 """Instruction tuning: a model learns to answer, from instructions and their answers, or from conversations."""
 
 import json
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +43,6 @@ examples:
   tinygrad-llm finetune instruct --config recipes/instructions.yaml --judge http://localhost:11434/v1
   tinygrad-llm finetune instruct --resume runs/instruction-data-instruct
   tinygrad-llm finetune instruct --config recipes/instructions.yaml --sweep 8,16,32,128,full:2e-5
-      ranks of LoRA and full fine-tuning compared: a run of each, with a learning rate of its own behind a colon
 """
 
 
@@ -64,6 +62,8 @@ class InstructConfig(FinetuneConfig):
         judge: who grades the answers: the URL of an endpoint with OpenAI's protocol, such as http://localhost:11434/v1,
             or a local model, which prefers what it would rather say
         judge_model: what the endpoint calls the model that is to judge
+        sweep: ranks of LoRA to compare, and full fine-tuning, such as 8,16,32,128,full:2e-5, a run of each; behind a
+            colon a learning rate of its own
         compare: another run on the same data, to be put beside this one in the report, say one with mask false
     """
 
@@ -75,6 +75,7 @@ class InstructConfig(FinetuneConfig):
     before: bool = True
     judge: str | None = None
     judge_model: str = "default"
+    sweep: str | None = None
     compare: str | None = None
 
     def __post_init__(self):
@@ -199,14 +200,15 @@ class Instruct(Finetuner):
             prompts, limit = [examples[i].prompt for i in rows], self.config.max_new_tokens
             found = generate_batch(model, prompts, limit, stop_tokens=self.tokenizer.eos_ids, temperature=0.0)
             for i, ids in zip(rows, found, strict=True):
-                texts[i] = extract(self.tokenizer.decode(ids), self.style)
+                known = [token for token in ids if token in self.tokenizer.tokens]  # an embedding may have more
+                texts[i] = extract(self.tokenizer.decode(known), self.style)
         pairs = [(text, example.dialogue.answer.strip()) for text, example in zip(texts, examples, strict=True)]
         scores = {"exact_match": [float(a == b) for a, b in pairs], "rouge_l": [rouge_l(a, b) for a, b in pairs]}
         return Answers(texts, scores, answer_loss(model, examples))
 
     def fill(self, report: Report) -> None:
         test = self.examples["test"][: self.config.answers]
-        first = next((line["loss"] for line in read_metrics(self.run) if line["split"] == "val"), math.nan)
+        first = next(line["loss"] for line in read_metrics(self.run) if line["split"] == "val")
         counts = {name: len(part) for name, part in self.examples.items()}
         report.values |= {"examples": counts, "truncated": self.truncated, "left_out": self.left_out}
         report.values |= {"max_length": self.max_length, "style": self.style, "trained": self.trained()} | self.cost
@@ -269,7 +271,7 @@ class Instruct(Finetuner):
         if pairs and len(graded) == 2:
             share = float(np.mean([(after > before) + (after == before) / 2 for before, after in pairs]))
             report.values["judge"]["preferred"] = share
-            report.tiles({"of the answers after training are preferred to those before; ties are halved": f"{share:.1%}"})
+            report.tiles({"of the answers after training are preferred, with half of the ties": f"{share:.1%}"})
 
     def save_answers(self, test: list[Example], answers: dict[str, Answers]) -> None:
         """Write answers.json: the turns, what was expected, and what was said, with its scores."""

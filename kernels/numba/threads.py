@@ -20,6 +20,7 @@ from tinygrad_llm.memory import empty, zeros
 
 INDEX = ir.IntType(64)
 THREE = (types.int64,) * 3
+ARGUMENT = 128  # bytes: more than a number takes, or what says where an array of up to four axes is
 APART = 32  # numbers: two lines of the cache, which are fetched together
 _kept = threading.local()
 
@@ -35,14 +36,39 @@ def leaf(function: Callable) -> Callable:
     compiled = numba.njit(no_cpython_wrapper=True, **options)(function)
     addresses: dict[tuple, tuple[int, int]] = {}
 
-    def run(*arguments) -> None:
+    def addresses_for(arguments: tuple) -> tuple[int, int]:
         key = tuple([getattr(x, "dtype", None) or type(x) for x in arguments])
         if key not in addresses:
             types_ = types.int64, types.int64, *(numba.typeof(x) for x in arguments)
             addresses[key] = _address(_on_each_thread, THREE), _address(compiled, types_)
-        _launch(*addresses[key], numba.get_num_threads(), arguments)
+        return addresses[key]
 
+    def run(*arguments) -> None:
+        _launch(*addresses_for(arguments), numba.get_num_threads(), arguments)
+
+    run.addresses_for = addresses_for
     return run
+
+
+class Program:
+    """Leaves with what they are given, to be run one after another as often as one likes, with no Python in between.
+
+    It keeps the arrays: what changes from run to run is written into them.
+    """
+
+    def __init__(self):
+        self.calls, self.kept = [], []
+
+    def add(self, leaf: Callable, *arguments) -> None:
+        """Let the leaf run, with these, after those that were added before."""
+        on_each_thread, function = leaf.addresses_for(arguments)
+        data = np.empty(ARGUMENT * (len(arguments) + 1), np.uint8)
+        caller = _bind(function, arguments, data.ctypes.data)
+        self.calls.append((on_each_thread, caller, data.ctypes.data))
+        self.kept.append((data, arguments))
+
+    def run(self) -> None:
+        _run(np.array(self.calls), numba.get_num_threads())
 
 
 def scratch(size: int, dtype) -> np.ndarray:
@@ -76,8 +102,19 @@ def _on_each_thread(function, data, threads):
 
 @numba.njit(nogil=True, cache=True)
 def _launch(on_each_thread, function, threads, arguments):
-    caller, data = _pack(function, arguments)
+    caller, data = _pack(function, arguments, 0)
     _call(on_each_thread, caller, data, threads)
+
+
+@numba.njit(nogil=True, cache=True)
+def _bind(function, arguments, place):
+    return _pack(function, arguments, place)[0]
+
+
+@numba.njit(nogil=True, cache=True)
+def _run(calls, threads):
+    for i in range(len(calls)):
+        _call(calls[i, 0], calls[i, 1], calls[i, 2], threads)
 
 
 @intrinsic
@@ -93,11 +130,12 @@ def _call(typing_context, function, a, b, c):
 
 
 @intrinsic
-def _pack(typing_context, function, arguments):
+def _pack(typing_context, function, arguments, place):
     """(the address of a function of thread, threads and data that calls the one at `function`, the data's address).
 
-    The data is `function` and the arguments, side by side in memory. The arrays come without their owners, whom the
-    caller keeps: threads that counted references to them would all write to the same number, at every slice they take.
+    The data is `function` and the arguments, side by side at the address `place`, or if that is 0 on the stack. The
+    arrays come without their owners, whom the caller keeps: threads that counted references to them would all write to
+    the same number, at every slice they take.
     """
 
     def generate(context, builder, signature, values):
@@ -112,13 +150,15 @@ def _pack(typing_context, function, arguments):
         kind = ir.FunctionType(context.get_value_type(types.none), [INDEX, INDEX, *kinds[1:]])
         inside.call(inside.inttoptr(target, kind.as_pointer()), [thread, threads, *loaded])
         inside.ret_void()
-        memory = cgutils.alloca_once(builder, data)
+        stack = cgutils.alloca_once(builder, data)
+        given_place = builder.inttoptr(values[2], data.as_pointer())
+        memory = builder.select(builder.icmp_signed("==", values[2], INDEX(0)), stack, given_place)
         given = zip(arguments, cgutils.unpack_tuple(builder, values[1]), strict=True)
         content = [values[0], *(_borrowed(context, builder, kind, value) for kind, value in given)]
         builder.store(cgutils.make_anonymous_struct(builder, content, data), memory)
         return cgutils.pack_array(builder, [builder.ptrtoint(caller, INDEX), builder.ptrtoint(memory, INDEX)])
 
-    return types.UniTuple(types.int64, 2)(function, arguments), generate
+    return types.UniTuple(types.int64, 2)(function, arguments, types.int64), generate
 
 
 def _borrowed(context, builder, kind, value):

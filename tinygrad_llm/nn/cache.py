@@ -33,7 +33,7 @@ class Cache:
 
     def __init__(self, layers: list[KVCache], padding=None):
         self.layers = layers
-        self.blocks: list | None = None  # what a kernel for decoding computes with: see `nn.decoding`
+        self.steps = None  # a kernel for decoding with these arrays, or [] where none can: see `nn.decoding`
         self.padding = None if padding is None or not np.any(padding) else np.asarray(padding, int)  # (B,)
         batch = len(layers[0].keys)
         if self.padding is not None and (self.padding.shape != (batch,) or self.padding.min() < 0):

@@ -1,7 +1,7 @@
-"""Decoding in few steps: a block's kernel, where there is one, takes the place of its modules.
+"""Decoding in one step: a kernel for all blocks, where there is one, takes the place of their modules.
 
 With one new token a sequence, Python's way through the modules takes longer than the arithmetic. A kernel set may have
-`block_step`, which does all of a block at once; the modules remain the definition, and what runs without it.
+`decoding.Steps`, which does it all at once; the modules remain the definition, and what runs without it.
 """
 
 from collections.abc import Iterator
@@ -53,19 +53,18 @@ def steps(x: Tensor, blocks: list[Module], cache: Cache | None, cos=(), sin=()) 
     """
     if cache is None or x.size(-2) != 1 or is_grad_enabled() or blocks[0].training:
         return None
-    kernel = kernels.find("block", x.data)
+    kernel = kernels.find("decoding", x.data)
     if kernel is None or cache.layers[0].keys.dtype != x.dtype:
         return None
-    if cache.blocks is None:
-        cache.blocks = _suitable(blocks, x.size(-1), cache.layers[0].keys.shape[-1])
-    if not cache.blocks:
+    if cache.steps is None:
+        blocks = _suitable(blocks, x.size(-1), cache.layers[0].keys.shape[-1])
+        cache.steps = blocks and kernel.Steps(blocks, cache.layers, len(x), x.size(-1), len(cos) > 0)
+    if not cache.steps:
         return None
-    padding = np.zeros(len(x), int) if cache.padding is None else cache.padding
-    cos, sin = (np.asarray(a, x.dtype).reshape(-1) for a in (cos, sin))
-    y = x.data[:, 0]
-    for block, layer in zip(cache.blocks, cache.layers, strict=True):
-        inputs = [y, block, cos, sin, layer.keys, layer.values, layer.length, padding]
-        (y,) = watched("forward", "block_step", kernel.block_step, inputs, {})
+    padding = 0 if cache.padding is None else cache.padding
+    angles = np.array([cos, sin], x.dtype).reshape(2, -1)
+    (y,) = watched("forward", "decoding", cache.steps, [x.data[:, 0], angles, cache.length, padding], {})
+    for layer in cache.layers:
         layer.length += 1
     return Tensor(y[:, None])
 

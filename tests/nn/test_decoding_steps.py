@@ -1,4 +1,4 @@
-"""A block's kernel gives what the block's modules give, which other tests compare with PyTorch."""
+"""The kernel of decoding gives what the blocks' modules give, which other tests compare with PyTorch."""
 
 import numpy as np
 import pytest
@@ -44,24 +44,24 @@ def decode(model, batch: int, padding, kernel_set: str) -> np.ndarray:
 
 @pytest.fixture
 def seen(monkeypatch):
-    """How many times a block's kernel ran."""
-    from tinygrad_llm.kernels.numba import block
+    """How many times the kernel for all blocks ran."""
+    from tinygrad_llm.kernels.numba.decoding import Steps
 
-    calls, step = [], block.block_step
-    monkeypatch.setattr(block, "block_step", lambda *inputs: calls.append(1) or step(*inputs))
+    calls, step = [], Steps.__call__
+    monkeypatch.setattr(Steps, "__call__", lambda *inputs: calls.append(1) or step(*inputs))
     return calls
 
 
 @pytest.mark.parametrize(("batch", "padding"), [(1, None), (3, [0, 2, 5])])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_blocks_kernel_gives_what_its_modules_give(name, dtype, batch, padding, seen):
+def test_the_kernel_gives_what_the_modules_give(name, dtype, batch, padding, seen):
     model = noisy(name, dtype)
     expected = decode(model, batch, padding, "numpy")
     assert not seen
     limit = {"float64": 1e-12, "float32": 1e-5}[dtype]
     np.testing.assert_allclose(decode(model, batch, padding, "numba"), expected, atol=limit * np.abs(expected).max())
-    assert len(seen) == 5 * 2
+    assert len(seen) == 5
 
 
 @pytest.mark.parametrize("type", TYPES)
@@ -70,7 +70,7 @@ def test_on_quantized_weights(type, seen):
     use_quantized(model, {n: quantize(p.data, type) for n, p in model.named_parameters() if p.ndim == 2})
     expected = decode(model, 2, None, "numpy")
     np.testing.assert_allclose(decode(model, 2, None, "numba"), expected, atol=1e-5 * np.abs(expected).max())
-    assert len(seen) == 5 * 2
+    assert len(seen) == 5
 
 
 def test_gradients_and_dropout_are_the_modules_affair(seen):

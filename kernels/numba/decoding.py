@@ -1,9 +1,9 @@
-"""A step of decoding through a transformer block, for one token of each sequence: `tinygrad_llm.nn.decoding` says when.
+"""Decoding through a model's blocks, one token of each sequence a step: `tinygrad_llm.nn.decoding` says when.
 
-The models' modules are the definition. What they do with a token in a dozen operations is here five leaves, since on so
-few numbers an operation takes less time than Python takes to call it: norm and projections, attention, projection and
-sum, norm and the feed-forward part's first half, its second half and sum. Norms are so short that every thread computes
-them for itself.
+The models' modules are the definition. What they do with a token in a dozen operations a block is here five leaves, and
+those of all blocks are one program, since on so few numbers an operation takes less time than Python takes to call it:
+norm and projections, attention, projection and sum, norm and the feed-forward part's first half, its second half and
+sum. Norms are so short that every thread computes them for itself.
 """
 
 import math
@@ -15,31 +15,46 @@ from tinygrad_llm.kernels.numba.gelu import activate
 from tinygrad_llm.kernels.numba.matvec import dot
 from tinygrad_llm.kernels.numba.quants import dot_row
 from tinygrad_llm.kernels.numba.simd import fma, load_first, spread, store_first
-from tinygrad_llm.kernels.numba.threads import leaf, scratch
+from tinygrad_llm.kernels.numba.threads import Program, leaf, scratch
 from tinygrad_llm.kernels.numba.vectors import lanes
 from tinygrad_llm.memory import empty
 
 
-def block_step(x, block, cos, sin, keys, values, length, padding):
-    """What `block` (see `nn.decoding.Arrays`) makes of x (B, C), whose keys and values join `length` earlier ones.
+class Steps:
+    """Steps through `blocks`, which are `nn.decoding.Arrays`, for a batch of sequences of `size` numbers a token.
 
-    cos and sin (1 or B, D) turn queries and keys; they have no rows where a model has no rotations. keys and values
-    (B, H_kv, capacity, D) receive the new ones. The first padding[b] tokens of a sequence are not attended to.
+    The keys and values of each of the cache's `layers` (B, H_kv, capacity, D) receive the new tokens'.
     """
-    (rows, size), (_, groups, capacity, head) = x.shape, keys.shape
-    heads, inner = block.n_head, block.n_head * head
-    memory = scratch(max(rows * size, 2 * head + capacity), x.dtype)
-    x, cos, sin, keys, values = (a.reshape(-1) for a in (x, cos, sin, keys, values))
-    qkv, attended, y = (empty((rows * n,), x.dtype) for n in (inner + 2 * groups * head, inner, size))
-    _project(x, *block.norm_1, *block.q, *block.k, *block.v, qkv, rows, inner, groups * head, size, memory)
-    sizes = rows, heads, groups, capacity, head, length
-    _attend(qkv, cos, sin, keys, values, padding, attended, *sizes, x.dtype.type(1 / math.sqrt(head)), memory)
-    _add_projection(attended, *block.out, x, y, rows, size, inner)
-    width = block.width
-    h, z = empty((rows * width,), x.dtype), empty((rows, size), x.dtype)
-    _feed(y, *block.norm_2, *block.gate, *block.up, block.gelu_tanh, h, rows, width, size, memory)
-    _add_projection(h, *block.down, y, z.reshape(-1), rows, size, width)
-    return z
+
+    def __init__(self, blocks, layers, batch: int, size: int, rotated: bool):
+        dtype, (_, groups, capacity, head) = layers[0].keys.dtype, layers[0].keys.shape
+        heads = blocks[0].n_head
+        inner, outer, width = heads * head, groups * head, blocks[0].width
+        memory = scratch(max(batch * size, 2 * head + capacity), dtype)
+        self.x, y = empty((batch * size,), dtype), empty((batch * size,), dtype)
+        self.angles = empty((2, batch * head if rotated else 0), dtype)
+        self.place = np.zeros(1 + batch, np.int64)  # the number of tokens before, and each sequence's padding
+        qkv, attended, h = (empty((batch * n,), dtype) for n in (inner + 2 * outer, inner, width))
+        sizes = batch, heads, groups, capacity, head, dtype.type(1 / math.sqrt(head))
+        self.program = Program()
+        add = self.program.add
+        for block, layer in zip(blocks, layers, strict=True):
+            matrices = *block.norm_1, *block.q, *block.k, *block.v
+            add(_project, self.x, *matrices, qkv, batch, inner, outer, size, memory)
+            kept = layer.keys.reshape(-1), layer.values.reshape(-1)
+            add(_attend, qkv, *self.angles, *kept, self.place, attended, *sizes, memory)
+            add(_add_projection, attended, *block.out, self.x, y, batch, size, inner)
+            add(_feed, y, *block.norm_2, *block.gate, *block.up, block.gelu_tanh, h, batch, width, size, memory)
+            add(_add_projection, h, *block.down, y, self.x, batch, size, width)
+
+    def __call__(self, x, angles, length: int, padding) -> np.ndarray:
+        """What the blocks make of x (B, C), which follows `length` tokens; the first padding (B,) of them count for
+        nothing. angles (2, D or B D) are the cosines and sines of the rotations, if there are any."""
+        self.x[...], self.place[0], self.place[1:] = x.reshape(-1), length, padding
+        if angles.size:
+            self.angles.reshape(2, -1, angles.shape[1])[...] = angles[:, None]
+        self.program.run()
+        return self.x.reshape(x.shape).copy()
 
 
 @helper
@@ -103,19 +118,20 @@ def turn(x, start, cos, sin, angle, y, y_start, size):
 
 @leaf
 def _attend(
-    part, parts, qkv, cos, sin, keys, values, padding, y, rows, heads, groups, capacity, size, length, scale, scratch
+    part, parts, qkv, cos, sin, keys, values, place, y, rows, heads, groups, capacity, size, scale, scratch
 ):
     """A head of queries at a time. Every thread turns the new key for itself, so that none waits for another."""
     x, wide, all = scratch[part], lanes(scratch), (heads + 2 * groups) * size
     key, scores = size, 2 * size  # where they begin in the scratch memory, behind the query
+    length = place[0]
     for i in range(rows * heads * part // parts, rows * heads * (part + 1) // parts):
         b, h = i // heads, i % heads
         g = h * groups // heads
-        angle = b * size if cos.size > size else 0
+        angle = b * size
         new_key, new_value = b * all + (heads + g) * size, b * all + (heads + groups + g) * size
         turn(qkv, b * all + h * size, cos, sin, angle, x, 0, size)
         turn(qkv, new_key, cos, sin, angle, x, key, size)
-        past, first = (b * groups + g) * capacity * size, padding[b]
+        past, first = (b * groups + g) * capacity * size, place[1 + b]
         if h * groups % heads == 0:  # the first head of those that share it
             for d in range(size):
                 keys[past + length * size + d], values[past + length * size + d] = x[key + d], qkv[new_value + d]

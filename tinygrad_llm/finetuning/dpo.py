@@ -16,7 +16,7 @@ from tinygrad_llm.finetuning.alignment import Aligned, AlignmentConfig
 from tinygrad_llm.finetuning.data import Entry, split
 from tinygrad_llm.finetuning.objectives import IGNORE, sequence_log_probabilities, token_log_probabilities
 from tinygrad_llm.finetuning.preferences import Pair, collate, encode_pairs, read_pair
-from tinygrad_llm.finetuning.report import BLUE, FAINT, Report, axes
+from tinygrad_llm.finetuning.report import Report, spreads
 from tinygrad_llm.finetuning.rollouts import BATCH_TOKENS, arrays, divergence, frozen, sample
 from tinygrad_llm.formats.safetensors import read_arrays, save_arrays
 from tinygrad_llm.models import LanguageModel
@@ -162,7 +162,7 @@ class DPO(Aligned):
     def fill(self, report: Report) -> None:
         test = self.examples["test"]
         report.values["examples"] = {name: len(part) for name, part in self.examples.items()}
-        report.values |= {"style": self.style, **{k: v for k, v in self.found._asdict().items() if k != "pairs"}}
+        report.values |= {"style": self.style, **self.found.counts()}
         if not test:
             report.paragraph("There is no test set.")
             return
@@ -191,7 +191,7 @@ class DPO(Aligned):
             f"kl is estimated from {len(drawn):,} answers that the model has drawn for test prompts.",
         )
         report.table(["", *after], [[when, *row.values()] for when, row in rows.items()])
-        report.figure(margins(rewards), "Rewards of the test set's answers, and of each pair the difference")
+        report.figure(spreads(rewards), "Rewards of the test set's answers, and of each pair the difference")
         if not self.config.answers:
             return
         shown = test[: self.config.answers]
@@ -231,17 +231,3 @@ def log_probabilities(model: LanguageModel, pairs: Sequence[Pair]) -> np.ndarray
         ids, labels = collate([pairs[i] for i in batch])
         found[:, batch] = frozen(sequence_log_probabilities, model, ids, labels).reshape(2, -1)
     return found
-
-
-def margins(rewards: np.ndarray):
-    """A figure of the distributions of rewards (2, N), and of their differences."""
-    figure, (left, right) = axes(2)
-    edges = np.histogram_bin_edges(rewards, 24)
-    for values, label, color in zip(rewards, ("chosen", "rejected"), (BLUE, FAINT), strict=True):
-        left.hist(values, edges, label=label, color=color, alpha=0.75)
-    left.legend(frameon=False)
-    left.set(xlabel="reward", ylabel="answers")
-    right.hist(rewards[0] - rewards[1], 24, color=BLUE)
-    right.axvline(0, color=FAINT)
-    right.set(xlabel="chosen minus rejected", ylabel="pairs")
-    return figure

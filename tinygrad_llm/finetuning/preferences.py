@@ -40,6 +40,9 @@ class Pairs(NamedTuple):
     left_out: int
     equal: int
 
+    def counts(self) -> dict[str, int]:
+        return {name: value for name, value in self._asdict().items() if name != "pairs"}
+
     def about(self, longest: int) -> str:
         """What there is to say of the latter three."""
         counts = {

@@ -131,6 +131,8 @@ def written(dialogue: Dialogue, style: Style) -> str:
 
 def extract(text: str, style: Style) -> str:
     """The answer in what a model has said: up to where it would go on with a heading of Alpaca's."""
+    if style == "plain":
+        return text
     return (HEADING.split(text)[0] if style == "alpaca" else text).strip()
 
 
@@ -142,7 +144,8 @@ def _chat(tokenizer: Tokenizer, dialogue: Dialogue) -> Encoded:
         if turn["role"] != "assistant":
             continue
         prompt = tokenizer.apply_chat_template(turns[:i])
-        upto = tokenizer.apply_chat_template(turns[: i + 1], add_generation_prompt=False)
+        last = i + 1 == len(turns)
+        upto = ids if last else tokenizer.apply_chat_template(turns[: i + 1], add_generation_prompt=False)
         start = len(prompt)
         if prompt != ids[:start] or upto != ids[: len(upto)]:
             raise UserError(f"the chat template writes what stands before message {i + 1} otherwise once that is said")

@@ -181,3 +181,17 @@ def curves(lines: list[dict], unit: str):
         if panel.lines:
             panel.legend(frameon=False)
     return figure
+
+
+def spreads(rewards: np.ndarray):
+    """A figure of the rewards (2, N) of chosen and rejected answers, and of their differences."""
+    figure, (left, right) = axes(2)
+    edges = np.histogram_bin_edges(rewards, 24)
+    for values, label, color in zip(rewards, ("chosen", "rejected"), (BLUE, FAINT), strict=True):
+        left.hist(values, edges, label=label, color=color, alpha=0.75)
+    left.legend(frameon=False)
+    left.set(xlabel="reward", ylabel="answers")
+    right.hist(rewards[0] - rewards[1], 24, color=BLUE)
+    right.axvline(0, color=FAINT)
+    right.set(xlabel="chosen minus rejected", ylabel="pairs")
+    return figure

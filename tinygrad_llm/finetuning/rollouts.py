@@ -11,7 +11,7 @@ from tinygrad_llm.generation import Decoding, Sampling
 from tinygrad_llm.models import LanguageModel
 from tinygrad_llm.tensor import Tensor
 
-TOGETHER = 32  # answers that are drawn at a time
+TOGETHER = 64  # answers that are drawn at a time
 BATCH_TOKENS = 4096  # what a batch may hold at most where nothing is trained
 
 

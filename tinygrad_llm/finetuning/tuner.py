@@ -112,7 +112,7 @@ class Finetuner(Loop):
         if self.config.lora:
             save_adapter(self.trunk(self.model), folder, self.base_name)
         else:
-            save_model(self.model, folder, self.tokenizer)
+            save_model(self.trunk(self.model), folder, self.tokenizer)
 
     @property
     def base_name(self) -> str:

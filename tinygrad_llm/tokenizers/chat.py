@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import lru_cache
+from types import CodeType
 
 from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
@@ -101,7 +102,7 @@ class Environment(ImmutableSandboxedEnvironment):
         self._steps = self._characters = 0
 
     def compiled(self, template: str) -> Template:
-        return self.from_string(Counting().visit(self.parse(template)))
+        return self.template_class.from_code(self, _code(template), self.make_globals(None))
 
     def call(self, context, function, *args, **kwargs):
         self._step()
@@ -150,6 +151,12 @@ class Counting(NodeTransformer):
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
         parts = nodes.List(self.generic_visit(node).nodes)
         return nodes.Filter(parts, "concatenated", [], [], None, None, lineno=node.lineno)
+
+
+@lru_cache(8)
+def _code(template: str) -> CodeType:
+    environment = Environment()
+    return environment.compile(Counting().visit(environment.parse(template)))
 
 
 class Generation(Extension):

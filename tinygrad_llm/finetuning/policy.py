@@ -26,8 +26,8 @@ from tinygrad_llm.models import LanguageModel
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.training.metrics import read_metrics
 
-DATA = """The data is a list of objects with a prompt (a text, or messages with roles and contents), or with an instruction
-and maybe an input; or any text file, of which each line is a prompt. The reward is one of
+DATA = """The data is a list of objects with a prompt (a text, or messages with roles and contents), or with an
+instruction and maybe an input; or any text file, of which each line is a prompt. The reward is one of
 
   letter:e           the share of a letter
   words:good.txt     the share of the words that a file lists

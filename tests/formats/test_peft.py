@@ -5,13 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from tinygrad_llm import UserError
-from tinygrad_llm.formats import save_model
+from tinygrad_llm import UserError, manual_seed, tokenizers
+from tinygrad_llm.formats import load_model, save_model
 from tinygrad_llm.formats.huggingface import load_pretrained
 from tinygrad_llm.formats.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
 from tinygrad_llm.formats.safetensors import read_arrays, save_arrays
+from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.nn import LoRAConfig, add_lora, merge
 from tinygrad_llm.nn.lora import adapters
+from tinygrad_llm.tokenizers import ByteTokenizer
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -200,3 +202,18 @@ def test_a_folder_without_an_adapter_is_refused(saved, tmp_path):
     with pytest.raises(UserError, match="no adapters to save"):
         save_adapter(model, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_with_adapters_is_a_model_to_load_with_its_tokenizer(tmp_path):
+    manual_seed(0)
+    save_model(GPT(GPTConfig(256, 16, 1, 2, 16)), tmp_path / "base", ByteTokenizer())
+    ours = our_adapter(load_model(tmp_path / "base"), "c_attn")
+    save_adapter(ours, tmp_path / "adapter", str(tmp_path / "base"))
+    merged = load_model(tmp_path / "adapter")
+    np.testing.assert_allclose(merged(IDS).data, ours.eval()(IDS).data, rtol=0, atol=1e-5)
+    assert not adapters(merged) and all(parameter.requires_grad for parameter in merged.parameters())
+    assert tokenizers.load(tmp_path / "adapter").vocab_size == 256
+    save_adapter(ours, tmp_path / "adapter")
+    for load in (load_model, tokenizers.load):
+        with pytest.raises(UserError, match="base_model_name_or_path is None, and no model's name or path"):
+            load(tmp_path / "adapter")

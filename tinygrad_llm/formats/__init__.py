@@ -15,14 +15,15 @@ from tinygrad_llm.nn.lora import adapters
 
 ACCEPTED = (
     "a run folder or a checkpoint in one, a Hugging Face folder (config.json and model.safetensors), its name on the "
-    "hub (owner/name), a .gguf file, the name of a Python package that holds one, or OpenAI's folder of a GPT-2 "
-    "(hparams.json and model.ckpt)"
+    "hub (owner/name), a .gguf file, the name of a Python package that holds one, a folder with adapters, or OpenAI's "
+    "folder of a GPT-2 (hparams.json and model.ckpt)"
 )
 
 
 def load_model(source: str | os.PathLike, *, dtype=np.float32, quantized: bool = False) -> LanguageModel:
     """The model in `source`: a run folder or a checkpoint, a Hugging Face folder or its name on the hub, a .gguf file
-    or the name of a Python package that holds one, or a folder of OpenAI's with a GPT-2.
+    or the name of a Python package that holds one, a folder of OpenAI's with a GPT-2, or one with adapters (`peft`),
+    which are merged into the model that they are for.
 
     It is in `eval` mode, its parameters of this dtype; with `quantized`, matrices that a GGUF file has in blocks
     of 8 or 4 bits stay in them. Raises UserError for what is none of these, is damaged or does not fit together.
@@ -36,7 +37,15 @@ def load_model(source: str | os.PathLike, *, dtype=np.float32, quantized: bool =
         from tinygrad_llm.formats import openai
 
         return openai.load(path, dtype)
-    if (path / "config.json").is_file() or (path / "metrics.jsonl").is_file():
+    if (path / "metrics.jsonl").is_file():
+        from tinygrad_llm.training.checkpoint import find_model
+
+        path = find_model(path)
+    if (path / "adapter_config.json").is_file():
+        from tinygrad_llm.formats import peft
+
+        return peft.load_merged(path, dtype=dtype, quantized=quantized)
+    if (path / "config.json").is_file():
         from tinygrad_llm.formats import huggingface
         from tinygrad_llm.training.checkpoint import find_model
 

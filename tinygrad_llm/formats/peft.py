@@ -11,12 +11,15 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import reading, replacing, write_atomic
+from tinygrad_llm.formats import load_model
 from tinygrad_llm.formats.safetensors import open_arrays, save_arrays
 from tinygrad_llm.formats.stored import typed
 from tinygrad_llm.models import GPT, LanguageModel
-from tinygrad_llm.nn.lora import LoRAConfig, adapters, add_lora, linear_layers
+from tinygrad_llm.nn.lora import LoRAConfig, adapters, add_lora, linear_layers, merge
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MATRICES = ("lora_A", "lora_B")
@@ -91,6 +94,27 @@ def load_adapter(model: LanguageModel, folder: str | os.PathLike) -> None:
     for name, layer in adapters(model).items():
         for x in MATRICES:
             getattr(layer, x).data = stored[tensor(model, name, x)].read(getattr(layer, x).dtype)
+
+
+def load_merged(folder: str | os.PathLike, *, dtype=np.float32, quantized: bool = False) -> LanguageModel:
+    """The model that the adapters in a folder are for, with them merged into its weights.
+
+    Raises UserError where it cannot be had, and as `load_adapter`.
+    """
+    model = load_model(base_of(folder), dtype=dtype, quantized=quantized)
+    load_adapter(model, folder)
+    merge(model)
+    return model.requires_grad_().eval()
+
+
+def base_of(folder: str | os.PathLike) -> str:
+    """Which model the adapters in a folder are for. Raises UserError where adapter_config.json does not say."""
+    path = Path(folder) / CONFIG
+    with reading(path):
+        base = json.loads(path.read_text("utf-8"))["base_model_name_or_path"]
+        if not isinstance(base, str):
+            raise UserError(f"{path}: base_model_name_or_path is {base!r}, and no model's name or path")
+    return base
 
 
 def read_config(path: Path) -> LoRAConfig:

@@ -44,6 +44,10 @@ def load(source: str | os.PathLike) -> Tokenizer:
 
         path = find_model(path)
     file = next((path / name for name in READERS if (path / name).is_file()), path)
+    if file == path and (path / "adapter_config.json").is_file():  # that of the model they are for
+        from tinygrad_llm.formats.peft import base_of
+
+        return load(base_of(path))
     read = READERS.get(file.name) or SUFFIXES.get(file.suffix)
     if read is None or not file.is_file():
         names, files = ", ".join(["byte", *tiktoken.list_encoding_names()]), ", ".join(READERS)

@@ -267,6 +267,9 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, config, monkeypat
     assert arrays(tmp_path / "parts") == arrays(tmp_path / "whole")
     assert resumed.cost["seconds"] > parts.cost["seconds"] > 0  # of the steps before, and after
     assert resumed.finish().values["test"].keys() == {"before", "after"}
+    loaded = load_model(tmp_path / "parts")  # adapters are merged into what they are for
+    batch = resumed.collate(resumed.examples["test"][:2])
+    np.testing.assert_allclose(loaded(batch.ids).data, resumed.model(batch.ids).data, rtol=0, atol=1e-5)
 
 
 def test_two_runs_are_compared_and_only_on_the_same_examples(tmp_path, config):

@@ -29,6 +29,7 @@ from tinygrad_llm.training.metrics import read_metrics
 BATCH_TOKENS = 4096  # what a batch may hold at most where nothing is trained
 ANSWERED_TOGETHER = 16
 SHOWN = 10  # answers in the report
+SCORES = {"loss": "loss", "exact_match": "exact match", "rouge_l": "ROUGE-L", "judge": "judge's grade"}
 
 DESCRIPTION = """Teach a model to follow instructions, or to hold conversations.
 
@@ -235,10 +236,11 @@ class Instruct(Finetuner):
         report.heading("Scores on the test set", f"{len(test):,} answers, each the likeliest, token by token")
         report.values["test"] = means = {when: said.means() for when, said in answers.items()}
         names = list(means["after"])
-        report.table(["", *(name.replace("_", " ") for name in names)], [[w, *x.values()] for w, x in means.items()])
+        rows = [[when, *(scores.get(name, "") for name in names)] for when, scores in means.items()]
+        report.table(["", *(SCORES[name] for name in names)], rows)
         report.tiles(
             {
-                f"test {name.replace('_', ' ')}": " → ".join(f"{scores[name]:.4g}" for scores in means.values())
+                f"test {SCORES[name]}": " → ".join(f"{scores[name]:.4g}" for scores in means.values() if name in scores)
                 for name in names
             }
         )

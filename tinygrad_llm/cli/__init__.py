@@ -11,7 +11,7 @@ COMMANDS = {
     "generate": "let a model continue a text",
     "chat": "talk with a model",
     "evaluate": "measure a model: perplexity, LAMBADA, BLiMP, multiple choice",
-    "finetune": "teach a model something more: to classify texts",
+    "finetune": "teach a model something more: to classify texts, to follow instructions, to be preferred",
     "classify": "put texts into the classes that a model has learned",
     "convert": "write a model for transformers or for llama.cpp",
     "tokenizer": "train a tokenizer, or look at what one does",

@@ -1,4 +1,4 @@
-"""Generating token by token: GPT-2 124M and SmolLM2-135M, in float32 and in 4 bits, beside the limit of the memory."""
+"""Generating token by token: GPT-2 124M and SmolLM2-135M, in float32 and in 4 bits, beside memory's limit."""
 
 import importlib.util
 import itertools

@@ -39,7 +39,7 @@ def _normalize(part, parts, x, weight, eps, y, rstd):
         square = x.dtype.type(0)
         for c in range(width):
             square += xs[c] * xs[c]
-        rstd[i] = scale = one / np.sqrt(square / size + eps)
+        rstd[i] = scale = np.sqrt(one / (square / size + eps))  # 1 / sqrt is estimated, and makes infinity NaN
         for c in range(width):
             ys[c] = xs[c] * scale * weight[c]
 

@@ -171,7 +171,7 @@ class DPO(Aligned):
         kl, drawn = self.divergence(test)
         rows = {"before": self.scores(test, before), "after": self.scores(test, log_p)}
         for row, (chosen, rejected), apart in zip(rows.values(), ((0.0, 0.0), rewards.mean(1)), (0.0, kl), strict=True):
-            row |= {"chosen": float(chosen), "rejected": float(rejected), "kl": apart}
+            row |= {"chosen": float(chosen), "rejected": float(rejected)} | ({"kl": apart} if drawn else {})
         after, first = rows["after"], rows["before"]
         report.values["test"] = rows
         report.tiles(
@@ -179,10 +179,11 @@ class DPO(Aligned):
                 f"reward accuracy, of {len(test):,} test pairs": f"{after['accuracy']:.1%}",
                 "reward margin": f"{after['margin']:.3f}",
                 "test loss, before training → after": f"{first['loss']:.4f} → {after['loss']:.4f}",
-                "nats per token from the model to start from": f"{kl:.4f}",
                 f"of {self.model.numel():,} numbers trained": f"{self.trained():,}",
             }
         )
+        if drawn:
+            report.tiles({"nats per token from the model to start from": f"{kl:.4f}"})
         if problem := self.found.about(self.max_length):
             report.paragraph(f"Of the pairs, {problem}.")
         report.heading(
@@ -209,11 +210,12 @@ class DPO(Aligned):
         report.compare(["prompt", "chosen", "rejected", "before", "after"], rows)
 
     def divergence(self, pairs: Sequence[Pair]) -> tuple[float, list[list[int]]]:
-        """The estimate of KL(model || model to start from), nats per token, and the answers that it is made from."""
+        """The estimate of KL(model || model to start from), nats per token, and the answers that it is made from: none
+        where no prompt leaves room."""
         c, prompts = self.config, [pair.prompt for pair in pairs]
         prompts = [prompt for prompt in prompts if len(prompt) + c.max_new_tokens <= self.model.config.block_size]
         if not prompts:
-            return float("nan"), []
+            return 0.0, []
         drawn = sample(self.model, prompts, c.max_new_tokens, self.tokenizer.eos_ids, c.seed)
         ids, labels = arrays(prompts, drawn)
         log_p = frozen(token_log_probabilities, self.model, ids, labels)

@@ -49,8 +49,8 @@ class PolicyConfig(AlignmentConfig):
         ppo_epochs: how often a step goes through its answers
         clip: how far an answer's token may move in a step: its probability's ratio to the one before, minus 1
         kl_coefficient: what the divergence from the model to start from costs
-        kl_target: nats per token: the coefficient is halved where the divergence falls below two thirds of this, and
-            doubled above one and a half; fixed unless given
+        kl_target: nats per token: the coefficient rises where the divergence is above this, and falls below, by a
+            fifth a step at most; fixed unless given
     """
 
     reward: str = ""
@@ -267,12 +267,9 @@ class Policy(Aligned):
 
 
 def adapted(coefficient: float, kl: float, target: float | None) -> float:
-    """The KL's coefficient for the next step (Schulman et al. 2017, section 4): halved or doubled away from the target.
-
-    With no target it stays."""
-    if target is None or target / 1.5 <= kl <= target * 1.5:
-        return coefficient
-    return coefficient / 2 if kl < target else coefficient * 2
+    """The KL's coefficient for the next step, raised where the KL is above its target and lowered where it is below, by
+    a fifth at most (Ziegler et al. 2019, https://arxiv.org/abs/1909.08593, section 2.2). With no target it stays."""
+    return coefficient if target is None else coefficient * (1 + min(max(kl / target - 1, -0.2), 0.2))
 
 
 def bounds(lines: list[dict]):

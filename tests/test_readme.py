@@ -46,6 +46,8 @@ def test_the_commands_run_one_after_the_other(tmp_path, data_dir, smollm2):
         if words[1] == "train":
             words += SHORT if "--resume" not in words else ["--eval_iters", "1"]
             words += ["--max_iters", "13"] if "--profile" in words else []  # it profiles ten, after three
+        if words[1] == "finetune":
+            words += ["--max_iters", "2", "--batch_size", "2"]
         if words[1] == "bench":
             words += ["--sides", "ours,eager", "--rounds", "1", "--steps", "1"]
         if words[1] == "verify":

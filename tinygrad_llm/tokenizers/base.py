@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike
 
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import write_atomic
-from tinygrad_llm.tokenizers.chat import render
 from tinygrad_llm.tokenizers.description import added_token, description, put_before
 
 # What transformers calls the special tokens that it gives a meaning.
@@ -63,6 +62,8 @@ class Tokenizer:
         """
         if self.chat_template is None:
             raise UserError("this tokenizer has no chat template: take a model tuned for chat, or set chat_template")
+        from tinygrad_llm.tokenizers.chat import render  # Jinja is slow to import, and most runs do not talk
+
         text, mark = render(self.chat_template, messages, self.roles, self.special_tokens, add_generation_prompt)
         return self._encode_with_special(text, mark).tolist()
 

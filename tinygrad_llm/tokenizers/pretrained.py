@@ -11,14 +11,12 @@ import tiktoken
 from tinygrad_llm import hub
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import reading
-from tinygrad_llm.tokenizers import gguf
 from tinygrad_llm.tokenizers.base import Tokenizer
 from tinygrad_llm.tokenizers.bpe import GPT2_PATTERN, BPETokenizer
 from tinygrad_llm.tokenizers.byte import BYTE_OF, ByteTokenizer
 from tinygrad_llm.tokenizers.char import CharTokenizer
 from tinygrad_llm.tokenizers.description import BYTE_LEVEL, added_token, bpe, description
 from tinygrad_llm.tokenizers.huggingface import HuggingFaceTokenizer
-from tinygrad_llm.tokenizers.sentencepiece import SentencePieceTokenizer
 from tinygrad_llm.tokenizers.word import WordTokenizer
 
 SETTINGS = "dropout unk_token continuing_subword_prefix end_of_word_suffix byte_fallback ignore_merges".split()
@@ -63,6 +61,8 @@ def _json_file(file: Path) -> Tokenizer:
 
 
 def _model_file(file: Path) -> Tokenizer:
+    from tinygrad_llm.tokenizers.sentencepiece import SentencePieceTokenizer
+
     legacy = _read(file.parent / "tokenizer_config.json").get("legacy", False)
     return _configured(SentencePieceTokenizer(file.read_bytes(), legacy), file.parent)
 
@@ -83,7 +83,8 @@ def _vocabulary_and_merges(file: Path) -> Tokenizer:
 
 
 def _gguf_file(file: Path) -> Tokenizer:
-    from tinygrad_llm.formats.gguf_reader import read
+    from tinygrad_llm.formats.gguf_reader import read  # as others here, slow to import and seldom needed
+    from tinygrad_llm.tokenizers import gguf
 
     metadata = read(file).metadata
     if metadata.get("tokenizer.ggml.model") == gguf.NO_VOCABULARY and gguf.WHOLE_FILE in metadata:

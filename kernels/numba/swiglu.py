@@ -1,6 +1,6 @@
-"""SwiGLU's gate in one pass over memory: `tinygrad_llm.ops.swiglu` has the definition and the derivation.
+"""SwiGLU in one pass over memory: `tinygrad_llm.ops.swiglu` has the definition and the derivation.
 
-NumPy makes a new array for every operator of the formula; here each element is read once and written once.
+With s = 1 / (1 + e^-gate), silu(gate) = gate s, and its derivative is s + gate s (1 - s).
 """
 
 import numpy as np
@@ -11,29 +11,33 @@ from tinygrad_llm.memory import empty
 
 
 def swiglu_forward(gate, up):
-    y = empty(gate.shape, gate.dtype)
-    _forward(*(np.ascontiguousarray(x).reshape(-1) for x in (gate, up)), y.reshape(-1))
+    gate, up, y = np.ascontiguousarray(gate), np.ascontiguousarray(up), empty(gate.shape, gate.dtype)
+    _forward(gate.reshape(-1), up.reshape(-1), y.reshape(-1))
     return y, gate, up
 
 
 def swiglu_backward(dy, gate, up):
-    dgate, dup = empty(gate.shape, gate.dtype), empty(gate.shape, gate.dtype)
-    _backward(*(np.ascontiguousarray(x).reshape(-1) for x in (dy, gate, up)), dgate.reshape(-1), dup.reshape(-1))
+    dgate, dup = empty(gate.shape, gate.dtype), empty(up.shape, up.dtype)
+    _backward(np.ascontiguousarray(dy).reshape(-1), *(x.reshape(-1) for x in (gate, up, dgate, dup)))
     return dgate, dup
 
 
 @leaf
 def _forward(part, parts, gate, up, y):
     one = gate.dtype.type(1)
-    for i in range(y.size * part // parts, y.size * (part + 1) // parts):
-        y[i] = gate[i] / (one + exp(-gate[i])) * up[i]
+    mine = slice(gate.size * part // parts, gate.size * (part + 1) // parts)
+    gates, ups, ys = gate[mine], up[mine], y[mine]
+    for i in range(ys.size):
+        ys[i] = gates[i] / (one + exp(-gates[i])) * ups[i]
 
 
 @leaf
 def _backward(part, parts, dy, gate, up, dgate, dup):
     one = gate.dtype.type(1)
-    for i in range(dy.size * part // parts, dy.size * (part + 1) // parts):
-        a, d = gate[i], dy[i]
-        s = one / (one + exp(-a))
-        dup[i] = d * a * s
-        dgate[i] = d * up[i] * s * (one + a * (one - s))
+    mine = slice(gate.size * part // parts, gate.size * (part + 1) // parts)
+    dys, gates, ups, dgates, dups = dy[mine], gate[mine], up[mine], dgate[mine], dup[mine]
+    for i in range(dys.size):
+        s = one / (one + exp(-gates[i]))
+        a = gates[i] * s
+        dups[i] = dys[i] * a
+        dgates[i] = dys[i] * ups[i] * (s + a * (one - s))

@@ -70,7 +70,7 @@ FAULTS = {
     ("numba", "linear"): ("column_sums(rows_dy)", "rows_dy.mean(axis=0)"),
     ("numba", "quantized_linear"): ("product(rows_dy, deq", "product(-rows_dy, deq"),
     ("numba", "lora_linear"): ("dut *= scale", "dut *= 1"),
-    ("numba", "swiglu"): (" * (one + a * (one - s))", ""),
+    ("numba", "swiglu"): (" + a * (one - s)", ""),
     ("numba", "rmsnorm"): ("mine[c] += d_xhat", "mine[c] = d_xhat"),
     ("numba", "layernorm"): ("weight[c] - mean_g - xhat * mean_g_xhat", "weight[c] - mean_g"),
     ("numba", "attention"): ("(load(x, ds_start + j) - dot)", "load(x, ds_start + j)"),

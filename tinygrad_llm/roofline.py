@@ -79,11 +79,7 @@ class WorkCounter:
             (dy,) = inputs
             forwards = self.forwards[name, np.shape(dy)]
             flops, needed = forwards.pop() if forwards else Work(0, 0)
-            # z = x y has one product forward, and one back for each gradient; the others are made of two such products.
-            if name == "lora_linear":
-                flops = _lora_linear_backward(flops, dy, *outputs)
-            else:
-                flops *= sum(dx is not None for dx in outputs[:2]) if name in TWO_OPERANDS else 2
+            flops = BACK.get(name, _twice)(flops, dy, *outputs)
             moved = _moved(inputs, outputs)
             return Work(flops, moved + needed if moved else 0)
         _, grad, *_ = inputs  # an optimizer's pass over flat arrays: all are read, and all but the gradient written
@@ -119,6 +115,16 @@ def _mlp(y, x, fc_weight, *_) -> int:
     return 2 * rows * width * (x.shape[-1] + y.shape[-1])
 
 
+def _twice(forward, *_) -> int:
+    """What is made of products of two has two backward for each."""
+    return 2 * forward
+
+
+def _once_a_gradient(forward, dy, *gradients) -> int:
+    """z = x y has one product forward, and one back for each gradient that is wanted."""
+    return forward * sum(gradient is not None for gradient in gradients[:2])
+
+
 def _lora_linear(y, x, weight, bias, a, b, *_) -> int:
     """x W^T, and the adapter's two products, for so many rows."""
     rows = y.size // len(b)
@@ -151,7 +157,6 @@ def _attention_segments(y, q, k, v, bounds, *_) -> int:
     return 2 * q.shape[1] * q.shape[-1] * sum(n * (n + 1) for n in (bounds[:, 2] - bounds[:, 1]).tolist())
 
 
-TWO_OPERANDS = frozenset({"linear", "linear_cross_entropy", "matmul", "quantized_linear"})
 FLOPS: dict[str, Callable[..., int]] = {
     "attention": _attention,
     "attention_qkvpacked": _attention_qkvpacked,
@@ -162,6 +167,13 @@ FLOPS: dict[str, Callable[..., int]] = {
     "matmul": _product,
     "mlp": _mlp,
     "quantized_linear": _product,
+}
+BACK: dict[str, Callable[..., int]] = {
+    "linear": _once_a_gradient,
+    "linear_cross_entropy": _once_a_gradient,
+    "lora_linear": _lora_linear_backward,
+    "matmul": _once_a_gradient,
+    "quantized_linear": _once_a_gradient,
 }
 
 

@@ -19,7 +19,7 @@ FASTMATH = {"contract", "reassoc", "arcp", "nsz"}
 
 # Numba compiles a leaf anew when the leaf's own file changes, and does not see that those whose code goes into it did.
 # So each leaf's name, under which it is cached, ends in a checksum of what leaves share.
-SHARED = ("common", "matvec", "quants", "simd", "threads", "vectors")
+SHARED = ("common", "gelu", "matvec", "quants", "simd", "threads", "vectors")
 SOURCE = b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in SHARED)
 VERSION = f"{zlib.crc32(SOURCE):08x}"
 
@@ -32,7 +32,7 @@ TAYLOR = tuple(np.float32(1 / math.factorial(k)) for k in range(8))
 
 
 def helper(function):
-    """Compile a function that leaves call: of the same file, or of this one, the only ones whose changes they see."""
+    """Compile a function that leaves call: of the same file, or of those in SHARED, whose changes they see."""
     wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # for callers outside, which it has none of
     return numba.njit(nogil=True, error_model="numpy", fastmath=FASTMATH, **wrappers)(function)
 

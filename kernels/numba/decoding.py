@@ -68,7 +68,7 @@ def normalize(x, weight, bias, eps, center, y, rows, size):
             mean /= x.dtype.type(size)
         for c in range(size):
             square += (x[start + c] - mean) * (x[start + c] - mean)
-        scale = x.dtype.type(1) / np.sqrt(square / x.dtype.type(size) + eps)
+        scale = np.sqrt(x.dtype.type(1) / (square / x.dtype.type(size) + eps))  # as in `layernorm`
         for c in range(size):
             y[start + c] = (x[start + c] - mean) * scale * weight[c] + (bias[c] if bias.size else x.dtype.type(0))
 

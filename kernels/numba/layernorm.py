@@ -3,6 +3,8 @@
 NumPy passes over all of x for every operator of the formula. A row of a few thousand numbers stays in the first-level
 cache, so here the three passes over it (mean, variance, result) cost about as much as reading it once from memory.
 
+Root-mean-square normalization is the same without `centered`: the mean, and what comes of it, is then 0.
+
 dweight and dbias are sums over rows, which the threads share. Each thread adds up its own rows in an array of its own,
 and these are added in order, so the bits depend on the number of threads alone, never on which was faster.
 """
@@ -16,19 +18,29 @@ from tinygrad_llm.memory import empty
 
 
 def layernorm_forward(x, weight, bias, eps=1e-5):
-    rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-    y, mean, rstd = empty(rows.shape, rows.dtype), np.empty_like(rows[:, 0]), np.empty_like(rows[:, 0])
-    _normalize(rows, _or_constant(weight, 1, rows), _or_constant(bias, 0, rows), x.dtype.type(eps), y, mean, rstd)
-    return y.reshape(x.shape), rows, weight, bias is not None, mean, rstd
+    y, rows, mean, rstd = normalize(x, weight, bias, eps, True)
+    return y, rows, weight, bias is not None, mean, rstd
 
 
 def layernorm_backward(dy, rows, weight, has_bias, mean, rstd):
+    dx, dweight, dbias = normalize_backward(dy, rows, weight, mean, rstd, True)
+    return dx, dweight if weight is not None else None, dbias if has_bias else None
+
+
+def normalize(x, weight, bias, eps, centered):
+    rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+    y, mean, rstd = empty(rows.shape, rows.dtype), np.empty_like(rows[:, 0]), np.empty_like(rows[:, 0])
+    constants = _or_constant(weight, 1, rows), _or_constant(bias, 0, rows), x.dtype.type(eps)
+    _normalize(rows, *constants, y, mean, rstd, centered)
+    return y.reshape(x.shape), rows, mean, rstd
+
+
+def normalize_backward(dy, rows, weight, mean, rstd, centered):
     rows_dy, dx = np.ascontiguousarray(dy).reshape(rows.shape), empty(rows.shape, rows.dtype)
     width = rows.shape[1]
     added = sums(2 * width, rows.dtype)
-    _normalize_backward(rows_dy, rows, _or_constant(weight, 1, rows), mean, rstd, dx, added)
-    dweight, dbias = added.sum(axis=0)[: 2 * width].reshape(2, width)
-    return dx.reshape(dy.shape), dweight if weight is not None else None, dbias if has_bias else None
+    _normalize_backward(rows_dy, rows, _or_constant(weight, 1, rows), mean, rstd, dx, added, centered)
+    return dx.reshape(dy.shape), *added.sum(axis=0)[: 2 * width].reshape(2, width)
 
 
 def _or_constant(vector, constant, rows):
@@ -36,25 +48,25 @@ def _or_constant(vector, constant, rows):
 
 
 @leaf
-def _normalize(part, parts, x, weight, bias, eps, y, mean, rstd):
+def _normalize(part, parts, x, weight, bias, eps, y, mean, rstd, centered):
     width = x.shape[1]
     one, size = x.dtype.type(1), x.dtype.type(width)
     for i in range(len(x) * part // parts, len(x) * (part + 1) // parts):
         xs, ys = x[i], y[i]
         sum_x = square = x.dtype.type(0)
-        for c in range(width):
+        for c in range(width if centered else 0):
             sum_x += xs[c]
         center = sum_x / size
         for c in range(width):
             square += (xs[c] - center) * (xs[c] - center)
-        scale = one / np.sqrt(square / size + eps)
+        scale = np.sqrt(one / (square / size + eps))  # the reciprocal of a root is estimated, and infinity becomes NaN
         for c in range(width):
             ys[c] = (xs[c] - center) * scale * weight[c] + bias[c]
         mean[i], rstd[i] = center, scale
 
 
 @leaf
-def _normalize_backward(part, parts, dy, x, weight, mean, rstd, dx, added):
+def _normalize_backward(part, parts, dy, x, weight, mean, rstd, dx, added, centered):
     rows, width = x.shape
     dys, xs, dxs, mine = dy.reshape(-1), x.reshape(-1), dx.reshape(-1), added[part]
     size, zero = x.dtype.type(width), x.dtype.type(0)
@@ -76,7 +88,7 @@ def _normalize_backward(part, parts, dy, x, weight, mean, rstd, dx, added):
             mine[width + c] += d
             sum_g += d * weight[c]
             sum_g_xhat += d * weight[c] * xhat
-        mean_g, mean_g_xhat = sum_g / size, sum_g_xhat / size
+        mean_g, mean_g_xhat = (sum_g if centered else zero) / size, sum_g_xhat / size
         for c in range(0, whole, step):
             d, xhat = load(dys, start + c), (load(xs, start + c) - center) * scale
             store(dxs, start + c, (d * load(weight, c) - mean_g - xhat * mean_g_xhat) * scale)

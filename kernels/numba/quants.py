@@ -9,8 +9,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from tinygrad_llm.kernels.numba.common import helper
-from tinygrad_llm.kernels.numba.simd import Vector, fma, llvm, load, spread, store, total
-from tinygrad_llm.kernels.numba.vectors import LANE, NUMBERS, lanes
+from tinygrad_llm.kernels.numba.simd import Vector, fma, load, prefetch, spread, store, total
+from tinygrad_llm.kernels.numba.vectors import NUMBERS, lanes
 from tinygrad_llm.ops.quantized_linear import BLOCK, BYTES
 
 BYTE, HALF = ir.IntType(8), BLOCK // 2
@@ -25,18 +25,6 @@ def read(context, builder, blocks, array, start, kind):
     value = builder.load(builder.bitcast(address, kind.as_pointer()))
     value.align = 1
     return value
-
-
-@intrinsic
-def fetch(typing_context, blocks, start):
-    """Ask for the bytes at `start` to be in the cache soon; even beyond the array that is no error."""
-
-    def generate(context, builder, signature, arguments):
-        address = builder.gep(context.make_array(blocks)(context, builder, arguments[0]).data, [arguments[1]])
-        llvm(builder, "llvm.prefetch.p0", ir.VoidType(), address, LANE(0), LANE(3), LANE(1))
-        return context.get_dummy_value()
-
-    return types.void(blocks, types.int64), generate
 
 
 @intrinsic
@@ -115,7 +103,7 @@ def layout(size: int):
         a = b = spread(x, 0.0)
         for i in range(count):
             if size != PLAIN:
-                fetch(blocks, start + i * size + AHEAD)
+                prefetch(blocks, start + i * size + AHEAD)
             for j in range(0, HALF, lanes(x)):
                 place, block = x_start + i * BLOCK + j, start + i * step(x)
                 a = fma(numbers(x, blocks, block, j), load(x, place), a)

@@ -234,8 +234,8 @@ def prefetch(typing_context, x, start):
     """Ask for x[start] to be in the cache soon; wherever that is, even beyond the array, is no error."""
 
     def generate(context, builder, signature, arguments):
-        memory = Memory(context, builder, x, *arguments)
-        address = builder.bitcast(memory.start, ir.IntType(8).as_pointer())
+        data = context.make_array(x)(context, builder, arguments[0]).data
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
         llvm(builder, "llvm.prefetch.p0", ir.VoidType(), address, LANE(0), LANE(3), LANE(1))
         return context.get_dummy_value()
 

@@ -57,18 +57,18 @@ class Program:
     """
 
     def __init__(self):
-        self.calls, self.kept = [], []
+        self.calls, self.kept = np.empty((0, 3), np.int64), []
 
     def add(self, leaf: Callable, *arguments) -> None:
         """Let the leaf run, with these, after those that were added before."""
         on_each_thread, function = leaf.addresses_for(arguments)
         data = np.empty(ARGUMENT * (len(arguments) + 1), np.uint8)
         caller = _bind(function, arguments, data.ctypes.data)
-        self.calls.append((on_each_thread, caller, data.ctypes.data))
+        self.calls = np.vstack([self.calls, [on_each_thread, caller, data.ctypes.data]])
         self.kept.append((data, arguments))
 
     def run(self) -> None:
-        _run(np.array(self.calls), numba.get_num_threads())
+        _run(self.calls, numba.get_num_threads())
 
 
 def scratch(size: int, dtype) -> np.ndarray:

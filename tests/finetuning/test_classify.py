@@ -1,16 +1,14 @@
 """Classification: what a run learns and leaves, resuming to the same bits, scores as scikit-learn's, bad data."""
 
 import json
-import os
 import re
-import signal
 from collections import Counter
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from tinygrad_llm import UserError, manual_seed, random
+from tinygrad_llm import UserError, random
 from tinygrad_llm.finetuning import classify
 from tinygrad_llm.finetuning.classify import Classify, ClassifyConfig, downsample, load_run, score
 from tinygrad_llm.finetuning.data import Entry
@@ -19,19 +17,11 @@ from tinygrad_llm.finetuning.scores import accuracy, class_scores, confusion_mat
 from tinygrad_llm.formats.huggingface import save_pretrained
 from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.nn.lora import LoRAConfig
-from tinygrad_llm.tokenizers import ByteTokenizer, CharTokenizer
+from tinygrad_llm.tokenizers import CharTokenizer
 from tinygrad_llm.training import checkpoint
 from tinygrad_llm.training.metrics import read_metrics
 
 SHAPE = {"vocab_size": 256, "block_size": 24, "n_layer": 2, "n_head": 2, "n_embd": 16}
-
-
-@pytest.fixture
-def base(tmp_path):
-    """A GPT that has learned nothing."""
-    manual_seed(1)
-    save_pretrained(GPT(GPTConfig(**SHAPE)), tmp_path / "base", ByteTokenizer())
-    return tmp_path / "base"
 
 
 @pytest.fixture
@@ -86,7 +76,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, config, monkeypatch, variant):
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, config, interrupted, variant):
     settings = config(**VARIANTS[variant], max_iters=8, eval_interval=4)
     whole = Classify(settings, tmp_path / "whole")
     before = {name: p.data.copy() for name, p in whole.model.named_parameters()}
@@ -94,16 +84,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, config, monkeypat
     for name, parameter in whole.model.named_parameters():
         assert (parameter.data != before[name]).any() == parameter.requires_grad, name
     parts = Classify(settings, tmp_path / "parts")
-    update = parts.update
-
-    def pressed():
-        if parts.step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-        update()
-
-    monkeypatch.setattr(parts, "update", pressed)
-    with pytest.raises(KeyboardInterrupt):
-        parts.train()
+    interrupted(parts, 4)
     assert checkpoint.newest(tmp_path / "parts").name == "step-000005"
     random.manual_seed(99)  # whatever happens in between
     resumed = Classify(settings, tmp_path / "parts")
@@ -191,7 +172,7 @@ def test_scores_do_not_depend_on_the_company_of_a_text(tmp_path, config, monkeyp
     tuner = Classify(config(dtype="float64"), tmp_path)
     rows = [example.ids for example in tuner.examples["train"]]
     together = score(tuner.model.eval(), rows, 0)
-    monkeypatch.setattr(classify, "BATCH_TOKENS", 1)
+    monkeypatch.setattr(classify, "MOST_TOKENS", 1)
     np.testing.assert_allclose(score(tuner.model, rows, 0), together, rtol=1e-9)
 
 

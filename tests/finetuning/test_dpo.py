@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import re
-import signal
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,28 +10,19 @@ import pytest
 import torch
 import transformers
 
-from tinygrad_llm import UserError, cli, manual_seed, random
+from tinygrad_llm import UserError, cli, random
 from tinygrad_llm.finetuning import dpo
 from tinygrad_llm.finetuning.data import Entry
 from tinygrad_llm.finetuning.dpo import DPO, REFERENCE, DPOConfig
 from tinygrad_llm.finetuning.objectives import IGNORE
 from tinygrad_llm.finetuning.preferences import encode_pairs, read_pair
-from tinygrad_llm.formats.huggingface import save_pretrained, to_huggingface
-from tinygrad_llm.models import GPT, GPTConfig
+from tinygrad_llm.formats.huggingface import to_huggingface
 from tinygrad_llm.nn.lora import LoRAConfig
 from tinygrad_llm.tokenizers import ByteTokenizer
 from tinygrad_llm.training import checkpoint
 from tinygrad_llm.training.metrics import read_metrics
 
 SHAPE = {"vocab_size": 256, "block_size": 24, "n_layer": 2, "n_head": 2, "n_embd": 16}
-
-
-@pytest.fixture
-def base(tmp_path):
-    """A GPT that has learned nothing."""
-    manual_seed(1)
-    save_pretrained(GPT(GPTConfig(**SHAPE)), tmp_path / "base", ByteTokenizer())
-    return tmp_path / "base"
 
 
 @pytest.fixture
@@ -230,21 +219,12 @@ def test_the_reference_is_computed_once_and_is_the_model_without_adapters(tmp_pa
     assert computed and (tmp_path / "run" / REFERENCE).read_bytes() == stored
 
 
-def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, config, monkeypatch):
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, config, interrupted):
     settings = config(gradient_accumulation_steps=2)
     whole = DPO(settings, tmp_path / "whole")
     whole.train()
     parts = DPO(settings, tmp_path / "parts")
-    update = parts.update
-
-    def pressed():
-        if parts.step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-        update()
-
-    monkeypatch.setattr(parts, "update", pressed)
-    with pytest.raises(KeyboardInterrupt):
-        parts.train()
+    interrupted(parts, 4)
     assert checkpoint.newest(tmp_path / "parts").name == "step-000005"
     random.manual_seed(99)  # whatever happens in between
     (tmp_path / "parts" / REFERENCE).unlink()

@@ -1,9 +1,7 @@
 """PPO and GRPO: gradients beside PyTorch's, what a token learns, rewards that rise, resuming, what a run leaves."""
 
 import json
-import os
 import re
-import signal
 from html.parser import HTMLParser
 
 import numpy as np
@@ -199,21 +197,12 @@ def test_the_divergence_is_kept_in_bounds(tmp_path, make):
     ("task", "changes"),
     [("ppo", {"kl_target": 0.001, "lora": LoRAConfig(rank=2)}), ("grpo", {"gradient_accumulation_steps": 2})],
 )
-def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, make, monkeypatch, task, changes):
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, make, interrupted, task, changes):
     changes = changes | {"max_iters": 4, "eval_interval": 2}
     whole = make(task, "whole", **changes)
     whole.train()
     parts = make(task, "parts", **changes)
-    update = parts.update
-
-    def pressed():
-        if parts.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        update()
-
-    monkeypatch.setattr(parts, "update", pressed)
-    with pytest.raises(KeyboardInterrupt):
-        parts.train()
+    interrupted(parts, 2)
     assert checkpoint.newest(tmp_path / "parts").name == "step-000003"
     random.manual_seed(99)  # whatever happens in between
     resumed = make(task, "parts", **changes)

@@ -1,9 +1,7 @@
 """Reward models, which PPO takes for a reward; and rewards by programs."""
 
 import json
-import os
 import re
-import signal
 import sys
 
 import numpy as np
@@ -24,14 +22,6 @@ from tinygrad_llm.tokenizers import ByteTokenizer, CharTokenizer
 from tinygrad_llm.training.metrics import read_metrics
 
 SHAPE = {"vocab_size": 256, "block_size": 24, "n_layer": 1, "n_head": 2, "n_embd": 16}
-
-
-@pytest.fixture
-def base(tmp_path):
-    """A GPT that has learned nothing."""
-    manual_seed(1)
-    save_pretrained(GPT(GPTConfig(**SHAPE)), tmp_path / "base", ByteTokenizer())
-    return tmp_path / "base"
 
 
 @pytest.fixture
@@ -92,20 +82,11 @@ def test_the_loss_and_the_gradient_of_the_head_are_torchs(make):
     np.testing.assert_allclose(tuner.model.score.weight.grad, weight.grad.numpy(), rtol=1e-9, atol=1e-15)
 
 
-def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, make, monkeypatch):
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, make, interrupted):
     whole = make("whole", max_iters=4)
     whole.train()
     parts = make("parts", max_iters=4)
-    update = parts.update
-
-    def pressed():
-        if parts.step == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        update()
-
-    monkeypatch.setattr(parts, "update", pressed)
-    with pytest.raises(KeyboardInterrupt):
-        parts.train()
+    interrupted(parts, 1)
     make("parts", max_iters=4).train()
     last = "checkpoints/step-000004"
     for file in (tmp_path / "whole" / last).iterdir():

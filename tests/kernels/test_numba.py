@@ -1,12 +1,16 @@
 """What the comparison with PyTorch does not show of the Numba kernels: the same bits each time, threads, NaN, AdamW."""
 
+import importlib
+import pkgutil
+
 import numba
 import numpy as np
 import pytest
 
 from tinygrad_llm import Tensor, kernels, ops
+from tinygrad_llm.kernels import numba as numba_kernels
 from tinygrad_llm.kernels.numba import adamw as adamw_kernel
-from tinygrad_llm.kernels.numba.common import exp, largest
+from tinygrad_llm.kernels.numba.common import SHARED, exp, largest
 from tinygrad_llm.kernels.numba.threads import leaf
 from tinygrad_llm.optim.adamw import adamw_step
 from tinygrad_llm.quantization import quantize
@@ -134,6 +138,18 @@ def test_sizes_that_do_not_fit_are_errors_and_not_reads_beyond_an_array():
             ops.cross_entropy(x[0, 0], np.array([0, 1, 2, 3, 4]))
         with pytest.raises(IndexError):
             ops.embedding(x[0, 0], np.array([5]))
+
+
+def test_a_change_of_what_leaves_share_compiles_them_anew():
+    """Numba does not see it: the files whose helpers others call must be those of the checksum in a leaf's name."""
+    borrowed = set()
+    for info in pkgutil.iter_modules(numba_kernels.__path__, f"{numba_kernels.__name__}."):
+        module = importlib.import_module(info.name)
+        functions = [getattr(value, "py_func", None) for value in vars(module).values()]
+        borrowed |= {f.__module__ for f in functions if f is not None and f.__module__ != info.name}
+    names = {name.rpartition(".")[2] for name in borrowed}
+    assert {"gelu", "matvec"} <= names
+    assert names <= set(SHARED)
 
 
 def test_exp_in_float32_is_right_to_two_units_in_the_last_place():

@@ -19,7 +19,8 @@ from tinygrad_llm.quantization import Quantized
 from tinygrad_llm.tokenizers.gguf import NO_VOCABULARY
 from tinygrad_llm.training.checkpoint import find_model
 
-DESCRIPTION = f"""Write a model in another format. FROM is {MODEL}.
+DESCRIPTION = f"""Write a model in another format. FROM is
+{MODEL}.
 TO is a file for llama.cpp where it ends in .gguf, and a folder for transformers otherwise.
 
 examples:

@@ -21,7 +21,8 @@ from tinygrad_llm.models.language_model import LanguageModel
 from tinygrad_llm.tokenizers import Tokenizer
 from tinygrad_llm.training.interrupt import Interrupt
 
-DESCRIPTION = f"""Measure a model. MODEL is {MODEL}.
+DESCRIPTION = f"""Measure a model. MODEL is
+{MODEL}.
 
 tasks:
   perplexity       loss, perplexity and bits a byte of a text, through a sliding window

@@ -13,7 +13,8 @@ from tinygrad_llm.training.checkpoint import find_model
 from tinygrad_llm.training.display import COMPILING, compiling
 from tinygrad_llm.training.threads import set_threads
 
-MODEL = "a run folder or a checkpoint in one, a .gguf file, a Hugging Face folder or hub name, or a folder of OpenAI's"
+MODEL = """a run folder or a checkpoint in one, a .gguf file or a Python package with one, a Hugging Face
+folder or hub name, or a folder of OpenAI's"""
 
 
 @dataclass(frozen=True)

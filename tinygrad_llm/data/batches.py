@@ -1,5 +1,6 @@
-"""Input and target windows over a row of tokens, in an order that the seed fixes."""
+"""Batches: input and target windows over a row of tokens, in an order that the seed fixes; sequences of like length."""
 
+from collections.abc import Iterator, Sequence
 from typing import Literal, Self, get_args
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from tinygrad_llm.errors import UserError
 
 Order = Literal["random", "sequential", "shuffled"]
+MOST_TOKENS = 4096  # in a batch where nothing is trained, for the memory that it takes
 
 
 class Batches:
@@ -92,3 +94,14 @@ class Batches:
         if self._shuffled[0] != epoch:
             self._shuffled = epoch, self._generator(epoch).permutation(self.n_windows)
         return self._shuffled[1]
+
+
+def by_length(lengths: Sequence[int], most_tokens: int = MOST_TOKENS, most: int | None = None) -> Iterator[list[int]]:
+    """The indices of sequences of these lengths in batches, the longest first, so that little is padded: up to `most`
+    of them, which have `most_tokens` when padded, or one."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    while order:
+        size = max(1, most_tokens // max(1, lengths[order[0]]))
+        size = size if most is None else min(size, most)
+        yield order[:size]
+        order = order[size:]

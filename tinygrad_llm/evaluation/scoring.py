@@ -11,13 +11,13 @@ import numpy as np
 
 from tinygrad_llm import functional as F
 from tinygrad_llm.autograd import no_grad
+from tinygrad_llm.data.batches import MOST_TOKENS, by_length
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.models.language_model import LanguageModel
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizers import Tokenizer
 
 BATCH_SIZE = 16
-MOST_TOKENS = 4096  # in a batch, for the memory that it takes; in a group, for the time between two words of progress
 HEAD_ROWS = 256  # logits are made so many rows at a time: a vocabulary of 128,000 takes 131 MB
 
 Request = tuple[Sequence[int], Sequence[int]]  # the tokens of a context, and those of its continuation
@@ -97,7 +97,7 @@ def score(
     model.eval()
     try:
         with no_grad():
-            for batch in _batches([len(sequence) - 1 for sequence in sequences], batch_size):
+            for batch in by_length([len(sequence) - 1 for sequence in sequences], MOST_TOKENS, batch_size):
                 found = _score([sequences[i] for i in batch], [counts[i] for i in batch], model)
                 for i, one in zip(batch, found, strict=True):
                     scores[i] = one
@@ -107,7 +107,8 @@ def score(
 
 
 def groups(asked: Iterable[list[Request]]) -> Iterator[list[list[Request]]]:
-    """Items' requests, some MOST_TOKENS of them at a time: sequences of like length are sought within a group."""
+    """Items' requests, some MOST_TOKENS of them at a time, which take as long as one may wait for a word of progress.
+    Sequences of like length are sought within a group."""
     group, tokens = [], 0
     for requests in asked:
         group.append(requests)
@@ -127,15 +128,6 @@ def checked_length(model: LanguageModel, max_length: int | None) -> int:
     if not 1 <= max_length <= block_size:
         raise UserError(f"max_length must be from 1 to {block_size}, the model's block, not {max_length}")
     return max_length
-
-
-def _batches(lengths: list[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices of sequences, the longest first: up to `batch_size`, of MOST_TOKENS or one sequence."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    while order:
-        size = max(1, min(batch_size, MOST_TOKENS // max(1, lengths[order[0]])))
-        yield order[:size]
-        order = order[size:]
 
 
 def _score(sequences: list[np.ndarray], counts: list[int], model: LanguageModel) -> list[Score]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinygrad_llm.errors import UserError
-from tinygrad_llm.finetuning.config import FinetuneConfig
-from tinygrad_llm.finetuning.prompts import Style, extract
+from tinygrad_llm.finetuning.config import StyleConfig
+from tinygrad_llm.finetuning.prompts import Styled, said
 from tinygrad_llm.finetuning.rollouts import sample
 from tinygrad_llm.finetuning.tuner import Finetuner
 from tinygrad_llm.models import LanguageModel
@@ -15,18 +15,14 @@ from tinygrad_llm.nn.lora import without_adapters
 
 
 @dataclass(frozen=True)
-class AlignmentConfig(FinetuneConfig):
-    """How prompts and answers look.
+class AlignmentConfig(StyleConfig):
+    """How the model answers.
 
     Args:
-        style: how prompts and answers are written: chat is the model's own template, which it has if it was published
-            for conversations; alpaca has headings; plain is the texts alone. chat where the model has a template, else
-            alpaca, unless given
         max_new_tokens: the most tokens of an answer that the model gives
         answers: how many answers before and after training stand in the report
     """
 
-    style: Style | None = None
     max_new_tokens: int = 64
     answers: int = 10
 
@@ -43,7 +39,7 @@ class AlignmentConfig(FinetuneConfig):
             )
 
 
-class Aligned(Finetuner):
+class Aligned(Styled, Finetuner):
     """Nothing is dropped while it trains: its probabilities are compared with the frozen model's, or its own before."""
 
     config: AlignmentConfig
@@ -51,10 +47,6 @@ class Aligned(Finetuner):
     def __init__(self, config: AlignmentConfig, run: Path):
         super().__init__(config, run)
         self.model.eval()
-
-    @property
-    def style(self) -> Style:
-        return self.config.style or ("chat" if self.tokenizer.chat_template else "alpaca")
 
     @contextmanager
     def start(self) -> Iterator[LanguageModel]:
@@ -70,8 +62,4 @@ class Aligned(Finetuner):
         """The model's answers to prompts, as texts."""
         eos = self.tokenizer.eos_ids
         answers = sample(model, prompts, self.config.max_new_tokens, eos, **sampling)
-        return [self.text(answer) for answer in answers]
-
-    def text(self, answer: Sequence[int]) -> str:
-        """The text of an answer's tokens."""
-        return extract(self.tokenizer.decode([i for i in answer if i not in self.tokenizer.eos_ids]), self.style)
+        return [said(self.tokenizer, answer, self.style) for answer in answers]

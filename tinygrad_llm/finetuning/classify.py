@@ -13,6 +13,7 @@ import numpy as np
 from tinygrad_llm import functional as F
 from tinygrad_llm import hub, random, tokenizers
 from tinygrad_llm.autograd import no_grad
+from tinygrad_llm.data.batches import MOST_TOKENS, by_length
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.evaluation.scoring import encode
 from tinygrad_llm.files import reading, write_atomic
@@ -24,7 +25,7 @@ from tinygrad_llm.finetuning.tuner import Finetuner
 from tinygrad_llm.formats import load_model
 from tinygrad_llm.formats.classifier import load_classifier, padding, save_classifier
 from tinygrad_llm.formats.peft import CONFIG as ADAPTER
-from tinygrad_llm.formats.peft import load_adapter, save_adapter
+from tinygrad_llm.formats.peft import base_of, load_adapter, save_adapter
 from tinygrad_llm.formats.safetensors import read_arrays, save_arrays
 from tinygrad_llm.models import LanguageModel
 from tinygrad_llm.models.heads import Pooling, SequenceClassifier
@@ -33,7 +34,6 @@ from tinygrad_llm.tokenizers import Tokenizer
 from tinygrad_llm.training import checkpoint
 
 HEAD, HEAD_WEIGHTS = "classifier.json", "classifier.safetensors"  # beside adapters
-BATCH_TOKENS = 4096  # what a batch may hold at most where nothing is trained
 MISTAKES = 20  # in the report
 
 DESCRIPTION = """Teach a model to put texts into classes.
@@ -257,11 +257,8 @@ def downsample(entries: list[Entry], field: str, seed: int) -> list[Entry]:
 def score(model: SequenceClassifier, rows: Sequence[list[int]], pad_id: int) -> np.ndarray:
     """The logits (N, K) of token rows, computed with those of like length."""
     logits: list = [None] * len(rows)
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     with no_grad():
-        while order:
-            size = max(1, BATCH_TOKENS // len(rows[order[0]]))
-            batch, order = order[:size], order[size:]
+        for batch in by_length([len(row) for row in rows], MOST_TOKENS):
             found = model(pad([rows[i] for i in batch], pad_id), [len(rows[i]) for i in batch]).data
             for i, one in zip(batch, found, strict=True):
                 logits[i] = one
@@ -280,9 +277,7 @@ def load_run(source: str | os.PathLike) -> tuple[SequenceClassifier, Tokenizer]:
         checkpoint.verify(folder)
     if not (folder / ADAPTER).is_file():
         return load_classifier(folder), tokenizers.load(folder)
-    with reading(folder / ADAPTER):
-        name = json.loads((folder / ADAPTER).read_text("utf-8"))["base_model_name_or_path"]
-        base = checkpoint.find_model(hub.locate(name))
+    base = checkpoint.find_model(hub.locate(base_of(folder)))
     with reading(folder / HEAD):
         head = json.loads((folder / HEAD).read_text("utf-8"))
         trunk = load_model(base, quantized=head["quantized"])

@@ -2,10 +2,13 @@
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.nn.lora import LoRAConfig
 from tinygrad_llm.training.config import LoopConfig
+
+Style = Literal["alpaca", "chat", "plain"]
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,15 @@ class FinetuneConfig(LoopConfig):
     def last_blocks(self) -> int | None:
         """N of last:N; 0 for the head alone, None for all."""
         return {"all": None, "head": 0}[self.train] if ":" not in self.train else int(self.train.partition(":")[2])
+
+
+@dataclass(frozen=True)
+class StyleConfig(FinetuneConfig):
+    """How prompts and answers are written.
+
+    Args:
+        style: chat is the model's own template, which it has if it was published for conversations; alpaca has
+            headings; plain is the texts alone. chat where the model has a template, else alpaca, unless given
+    """
+
+    style: Style | None = None

@@ -3,21 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from tinygrad_llm.data.batches import by_length
 from tinygrad_llm.data.sources import sha256
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import replacing
 from tinygrad_llm.finetuning import objectives
 from tinygrad_llm.finetuning.alignment import Aligned, AlignmentConfig
-from tinygrad_llm.finetuning.data import Entry, split
 from tinygrad_llm.finetuning.objectives import IGNORE, sequence_log_probabilities, token_log_probabilities
-from tinygrad_llm.finetuning.preferences import Pair, collate, encode_pairs, read_pair
+from tinygrad_llm.finetuning.preferences import OnPairs, Pair, collate
 from tinygrad_llm.finetuning.report import Report, spreads
-from tinygrad_llm.finetuning.rollouts import BATCH_TOKENS, arrays, divergence, frozen, sample
+from tinygrad_llm.finetuning.rollouts import arrays, divergence, frozen, sample
 from tinygrad_llm.formats.safetensors import read_arrays, save_arrays
 from tinygrad_llm.models import LanguageModel
 from tinygrad_llm.tensor import Tensor
@@ -72,7 +71,7 @@ class Batch(NamedTuple):
     tokens: int
 
 
-class DPO(Aligned):
+class DPO(OnPairs, Aligned):
     """Fine-tunes a language model on pairs of answers."""
 
     name = "dpo"
@@ -81,21 +80,6 @@ class DPO(Aligned):
     unit = "per pair"
     config: DPOConfig
     checksum: str | None = None  # of the file with the reference's log-probabilities
-
-    def read(self, path: Path) -> list[Entry]:
-        entries = super().read(path)
-        for entry in entries:
-            read_pair(entry)
-        return entries
-
-    def prepare(self, entries: list[Entry]) -> dict[str, list[Pair]]:
-        c = self.config
-        self.found = encode_pairs(self.tokenizer, entries, self.style, self.max_length)
-        return split(self.found.pairs, c.train_fraction, c.val_fraction, c.seed)
-
-    def about_data(self) -> str:
-        about = self.found.about(self.max_length)
-        return f" pairs, as {self.style}" + (f"; {about}" if about else "")
 
     def collate(self, examples: list[Pair]) -> Batch:
         numbers = np.array([pair.number for pair in examples])
@@ -226,10 +210,7 @@ class DPO(Aligned):
 def log_probabilities(model: LanguageModel, pairs: Sequence[Pair]) -> np.ndarray:
     """The log-probabilities (2, N) of the pairs' chosen and rejected answers, computed with those of like length."""
     found = np.empty((2, len(pairs)))
-    order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i].ids))
-    while order:
-        size = max(1, BATCH_TOKENS // (2 * len(pairs[order[0]].ids)))
-        batch, order = order[:size], order[size:]
+    for batch in by_length([2 * len(pair.ids) for pair in pairs]):
         ids, labels = collate([pairs[i] for i in batch])
         found[:, batch] = frozen(sequence_log_probabilities, model, ids, labels).reshape(2, -1)
     return found

@@ -10,14 +10,15 @@ from typing import NamedTuple
 import numpy as np
 
 from tinygrad_llm.autograd import no_grad
+from tinygrad_llm.data.batches import by_length
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import write_atomic
 from tinygrad_llm.finetuning.comparison import Other
-from tinygrad_llm.finetuning.config import FinetuneConfig
+from tinygrad_llm.finetuning.config import StyleConfig
 from tinygrad_llm.finetuning.data import Entry, collate, pack, read_entries, split
 from tinygrad_llm.finetuning.judge import judge, rouge_l
 from tinygrad_llm.finetuning.objectives import IGNORE
-from tinygrad_llm.finetuning.prompts import Dialogue, Style, dialogue, encode, extract
+from tinygrad_llm.finetuning.prompts import Dialogue, Styled, dialogue, encode, said
 from tinygrad_llm.finetuning.report import Report
 from tinygrad_llm.finetuning.tuner import Finetuner
 from tinygrad_llm.generation import generate_batch
@@ -26,7 +27,6 @@ from tinygrad_llm.models import LanguageModel
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.training.metrics import read_metrics
 
-BATCH_TOKENS = 4096  # what a batch may hold at most where nothing is trained
 ANSWERED_TOGETHER = 16
 SHOWN = 10  # answers in the report
 SCORES = {"loss": "loss", "exact_match": "exact match", "rouge_l": "ROUGE-L", "judge": "judge's grade"}
@@ -48,13 +48,10 @@ examples:
 
 
 @dataclass(frozen=True)
-class InstructConfig(FinetuneConfig):
+class InstructConfig(StyleConfig):
     """How answers are learned.
 
     Args:
-        style: how instructions and answers are written: chat is the model's own template, which it has if it was
-            published for conversations; alpaca has headings; plain is the texts alone. chat where the model has a
-            template, else alpaca, unless given
         mask: learn the answers alone, rather than the instructions too. Losses are measured on answers either way
         packing: put several examples into a row, kept apart, rather than fill up each to the longest
         answers: how many of the test set are answered; all unless given
@@ -68,7 +65,6 @@ class InstructConfig(FinetuneConfig):
         compare: another run on the same data, to be put beside this one in the report, say one with mask false
     """
 
-    style: Style | None = None
     mask: bool = True
     packing: bool = False
     answers: int | None = None
@@ -116,7 +112,7 @@ class Answers(NamedTuple):
         return {"loss": self.loss} | {name: float(np.mean(values)) for name, values in known.items() if values}
 
 
-class Instruct(Finetuner):
+class Instruct(Styled, Finetuner):
     """Fine-tunes a language model on answers."""
 
     name = "instruct"
@@ -124,11 +120,11 @@ class Instruct(Finetuner):
     description = DESCRIPTION
     unit = "nats per token"
     config: InstructConfig
-    cost = {"seconds": 0.0, "peak_mb": 0.0}  # noqa: RUF012 (of all steps so far, and replaced after each)
 
     def __init__(self, config: InstructConfig, run: Path):
         self.judge = judge(config.judge, config.judge_model) if config.judge else None
         self.other = Other(config.compare, config) if config.compare else None
+        self.cost = {"seconds": 0.0, "peak_mb": 0.0}  # of all steps so far
         super().__init__(config, run)
 
     def read(self, path: Path) -> list[Entry]:
@@ -139,7 +135,6 @@ class Instruct(Finetuner):
 
     def prepare(self, entries: list[Entry]) -> dict[str, list[Example]]:
         c = self.config
-        self.style: Style = c.style or ("chat" if self.tokenizer.chat_template else "alpaca")
         longest, examples, self.truncated = self.max_length, [], 0
         for one in map(dialogue, entries):
             ids, labels, start = encode(self.tokenizer, one, self.style)
@@ -201,8 +196,7 @@ class Instruct(Finetuner):
             prompts, limit = [examples[i].prompt for i in rows], self.config.max_new_tokens
             found = generate_batch(model, prompts, limit, stop_tokens=self.tokenizer.eos_ids, temperature=0.0)
             for i, ids in zip(rows, found, strict=True):
-                known = [token for token in ids if token in self.tokenizer.tokens]  # an embedding may have more
-                texts[i] = extract(self.tokenizer.decode(known), self.style)
+                texts[i] = said(self.tokenizer, ids, self.style)
         pairs = [(text, example.dialogue.answer.strip()) for text, example in zip(texts, examples, strict=True)]
         scores = {"exact_match": [float(a == b) for a, b in pairs], "rouge_l": [rouge_l(a, b) for a, b in pairs]}
         return Answers(texts, scores, answer_loss(model, examples))
@@ -290,14 +284,11 @@ class Instruct(Finetuner):
 
 def answer_loss(model: LanguageModel, examples: Sequence[Example]) -> float:
     """Nats per token of the answers, computed with examples of like length."""
-    order = sorted(examples, key=lambda example: -len(example.ids))
     was_training, total, count = model.training, 0.0, 0
     model.eval()
     with no_grad():
-        while order:
-            size = max(1, BATCH_TOKENS // len(order[0].ids))
-            batch, order = order[:size], order[size:]
-            ids, labels = collate(batch)
+        for batch in by_length([len(example.ids) for example in examples]):
+            ids, labels = collate([examples[i] for i in batch])
             total += model.loss(ids, labels, "sum", IGNORE).item()
             count += int((labels != IGNORE).sum())
     model.train(was_training)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tinygrad_llm import hub, tokenizers
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.evaluation.scoring import score
-from tinygrad_llm.finetuning.prompts import Dialogue, encode
+from tinygrad_llm.finetuning.prompts import Dialogue, encode, natural_style
 from tinygrad_llm.formats import check_vocabulary, load_model
 from tinygrad_llm.training import checkpoint
 
@@ -95,7 +95,7 @@ class Likelihood:
         check_vocabulary(self.model, self.tokenizer)
 
     def __call__(self, dialogues: Sequence[Dialogue], answers: Sequence[str]) -> list[float | None]:
-        style = "chat" if self.tokenizer.chat_template else "alpaca"
+        style = natural_style(self.tokenizer)
         pairs = zip(dialogues, answers, strict=True)
         encoded = [encode(self.tokenizer, dialogue.with_answer(answer), style) for dialogue, answer in pairs]
         found = score(self.model, [(e.ids[: e.start], e.ids[e.start :]) for e in encoded])

@@ -18,7 +18,7 @@ from tinygrad_llm.finetuning.alignment import Aligned, AlignmentConfig
 from tinygrad_llm.finetuning.data import Entry, read_entries, split
 from tinygrad_llm.finetuning.objectives import IGNORE, token_log_probabilities
 from tinygrad_llm.finetuning.preferences import with_prompt
-from tinygrad_llm.finetuning.prompts import Dialogue, encode_prompt
+from tinygrad_llm.finetuning.prompts import Dialogue, encode_prompt, said
 from tinygrad_llm.finetuning.report import BLUE, Report, axes
 from tinygrad_llm.finetuning.rewards import load_reward
 from tinygrad_llm.finetuning.rollouts import arrays, divergence, frozen, sample
@@ -181,7 +181,7 @@ class Policy(Aligned):
         """The model's answers to the prompts, and their rewards."""
         c, ids = self.config, [prompt.ids for prompt in prompts]
         answers = sample(model, ids, c.max_new_tokens, self.tokenizer.eos_ids, seed)
-        texts = [self.text(answer) for answer in answers]
+        texts = [said(self.tokenizer, answer, self.style) for answer in answers]
         rewards = self.reward([one.dialogue.with_answer(text) for one, text in zip(prompts, texts, strict=True)])
         ids, labels = arrays(ids, answers)
         log_p = frozen(token_log_probabilities, model, ids, labels)

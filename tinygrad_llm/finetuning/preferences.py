@@ -5,14 +5,16 @@ conversations; and an answer "chosen" and one "rejected", each a text or message
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.finetuning import data
+from tinygrad_llm.finetuning.config import Style
 from tinygrad_llm.finetuning.data import Entry, Example
-from tinygrad_llm.finetuning.prompts import Dialogue, Style, dialogue, encode, encode_prompt
+from tinygrad_llm.finetuning.prompts import Dialogue, Styled, dialogue, encode, encode_prompt
 from tinygrad_llm.tokenizers import Tokenizer
 
 
@@ -51,6 +53,25 @@ class Pairs(NamedTuple):
             "are left out, whose answers are the same": self.equal,
         }
         return "; ".join(f"{count:,} {text}" for text, count in counts.items() if count)
+
+
+class OnPairs(Styled):
+    """The data of a task that learns from pairs: what its Finetuner does not say by itself."""
+
+    def read(self, path: Path) -> list[Entry]:
+        entries = data.read_entries(path)
+        for entry in entries:
+            read_pair(entry)
+        return entries
+
+    def prepare(self, entries: list[Entry]) -> dict[str, list[Pair]]:
+        c = self.config
+        self.found = encode_pairs(self.tokenizer, entries, self.style, self.max_length)
+        return data.split(self.found.pairs, c.train_fraction, c.val_fraction, c.seed)
+
+    def about_data(self) -> str:
+        about = self.found.about(self.max_length)
+        return f" pairs, as {self.style}" + (f"; {about}" if about else "")
 
 
 def read_pair(entry: Entry) -> tuple[Dialogue, Dialogue]:

@@ -16,17 +16,18 @@ and "alpaca" (Taori et al. 2023), for models that have no template:
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.evaluation import scoring
 from tinygrad_llm.files import reading
+from tinygrad_llm.finetuning.config import Style, StyleConfig
 from tinygrad_llm.finetuning.data import Entry
 from tinygrad_llm.finetuning.objectives import IGNORE
 from tinygrad_llm.tokenizers import Tokenizer
 
-Style = Literal["alpaca", "chat", "plain"]
 PREAMBLE = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
 )
@@ -57,6 +58,23 @@ class Dialogue:
 
     def with_answer(self, answer: str) -> "Dialogue":
         return replace(self, turns=[*self.turns[:-1], {"role": "assistant", "content": answer}])
+
+
+class Styled:
+    """What a task has whose settings are a StyleConfig, and whose model a tokenizer."""
+
+    config: StyleConfig
+    tokenizer: Tokenizer
+
+    @property
+    def style(self) -> Style:
+        """The one that is asked for, or that suits the model."""
+        return self.config.style or natural_style(self.tokenizer)
+
+
+def natural_style(tokenizer: Tokenizer) -> Style:
+    """chat for a model that has a template, alpaca for others."""
+    return "chat" if tokenizer.chat_template else "alpaca"
 
 
 class Encoded(NamedTuple):
@@ -134,6 +152,12 @@ def extract(text: str, style: Style) -> str:
     if style == "plain":
         return text
     return (HEADING.split(text)[0] if style == "alpaca" else text).strip()
+
+
+def said(tokenizer: Tokenizer, ids: Iterable[int], style: Style) -> str:
+    """The answer in the tokens that a model has written, without the one that ended it, and those that the tokenizer
+    does not have: an embedding may have more."""
+    return extract(tokenizer.decode([i for i in ids if i in tokenizer.tokens and i not in tokenizer.eos_ids]), style)
 
 
 def _chat(tokenizer: Tokenizer, dialogue: Dialogue) -> Encoded:

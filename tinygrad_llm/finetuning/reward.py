@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from tinygrad_llm.finetuning import objectives
 from tinygrad_llm.finetuning.classify import Batch, Classify, score
-from tinygrad_llm.finetuning.config import FinetuneConfig
-from tinygrad_llm.finetuning.data import Entry, pad, read_entries, split
-from tinygrad_llm.finetuning.preferences import Pair, encode_pairs, read_pair
-from tinygrad_llm.finetuning.prompts import Style
+from tinygrad_llm.finetuning.config import StyleConfig
+from tinygrad_llm.finetuning.data import Entry, pad
+from tinygrad_llm.finetuning.preferences import OnPairs, Pair
 from tinygrad_llm.finetuning.report import Report, spreads
 from tinygrad_llm.formats.classifier import padding
 from tinygrad_llm.models.heads import Pooling
@@ -34,22 +32,18 @@ examples:
 
 
 @dataclass(frozen=True)
-class RewardConfig(FinetuneConfig):
+class RewardConfig(StyleConfig):
     """How rewards are learned.
 
     Args:
-        style: how prompts and answers are written: chat is the model's own template, which it has if it was published
-            for conversations; alpaca has headings; plain is the texts alone. chat where the model has a template, else
-            alpaca, unless given
         pooling: what the head looks at: the last token of an answer, or the mean of all
     """
 
-    style: Style | None = None
     pooling: Pooling = "last"
     epochs: float = 1.0
 
 
-class Reward(Classify):
+class Reward(OnPairs, Classify):
     """Fine-tunes a SequenceClassifier of one class, whose score is the reward."""
 
     name = "reward"
@@ -59,22 +53,9 @@ class Reward(Classify):
     labels = ("reward",)
     config: RewardConfig
 
-    def read(self, path: Path) -> list[Entry]:
-        entries = read_entries(path)
-        for entry in entries:
-            read_pair(entry)
-        return entries
-
     def prepare(self, entries: list[Entry]) -> dict[str, list[Pair]]:
-        c = self.config
         self.pad_id = padding(self.tokenizer) or 0
-        self.style: Style = c.style or ("chat" if self.tokenizer.chat_template else "alpaca")
-        self.found = encode_pairs(self.tokenizer, entries, self.style, self.max_length)
-        return split(self.found.pairs, c.train_fraction, c.val_fraction, c.seed)
-
-    def about_data(self) -> str:
-        about = self.found.about(self.max_length)
-        return f" pairs, as {self.style}" + (f"; {about}" if about else "")
+        return super().prepare(entries)
 
     def collate(self, examples: list[Pair]) -> Batch:
         """ids (2 B, T) and lengths (2 B,), chosen answers first; the label of a pair is 0: the chosen one wins."""

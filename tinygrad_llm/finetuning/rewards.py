@@ -13,7 +13,8 @@ import numpy as np
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import reading
 from tinygrad_llm.finetuning.classify import load_run, score
-from tinygrad_llm.finetuning.prompts import Dialogue, Style, encode
+from tinygrad_llm.finetuning.config import Style
+from tinygrad_llm.finetuning.prompts import Dialogue, encode
 from tinygrad_llm.formats.classifier import padding
 
 Reward = Callable[[Sequence[Dialogue]], np.ndarray]  # of prompts with their answers, (N,)

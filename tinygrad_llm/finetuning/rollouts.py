@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 
 from tinygrad_llm.autograd import no_grad
+from tinygrad_llm.data.batches import MOST_TOKENS
 from tinygrad_llm.finetuning.data import Example, collate
 from tinygrad_llm.finetuning.objectives import IGNORE, kl_estimate
 from tinygrad_llm.generation import Decoding, Sampling
@@ -12,7 +13,6 @@ from tinygrad_llm.models import LanguageModel
 from tinygrad_llm.tensor import Tensor
 
 TOGETHER = 64  # answers that are drawn at a time
-BATCH_TOKENS = 4096  # what a batch may hold at most where nothing is trained
 
 
 def sample(
@@ -49,7 +49,7 @@ def frozen(
     function: Callable[[LanguageModel, np.ndarray, np.ndarray], Tensor], model: LanguageModel, ids, labels
 ) -> np.ndarray:
     """What `function` makes of ids and labels (N, T), some rows at a time, of a model that is not trained now."""
-    was_training, size = model.training, max(1, BATCH_TOKENS // ids.shape[1])
+    was_training, size = model.training, max(1, MOST_TOKENS // ids.shape[1])
     model.eval()
     with no_grad():
         rows = [slice(i, i + size) for i in range(0, len(ids), size)]

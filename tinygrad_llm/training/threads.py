@@ -11,16 +11,19 @@ from tinygrad_llm.errors import UserError
 def set_threads(threads: int | None) -> int:
     """Compute on so many threads from now on, on all cores for None; return the number.
 
-    Raises UserError for more than there are cores, and for none.
+    NUMBA_NUM_THREADS, where it is set, counts as the number of cores. Raises UserError for more than those, and for none.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = cores if threads is None else threads
-    if not 1 <= threads <= cores:
-        raise UserError(f"threads must be from 1 to {cores}, the cores of this machine, not {threads}")
-    if "numba" in kernels.active():
+    use_numba = "numba" in kernels.active()
+    if use_numba:
         import numba
 
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        cores = min(cores, numba.config.NUMBA_NUM_THREADS)
+    threads = cores if threads is None else threads
+    if not 1 <= threads <= cores:
+        raise UserError(f"threads must be from 1 to {cores}, the cores that there are for it, not {threads}")
+    if use_numba:
+        numba.set_num_threads(threads)
         threadpool_limits(1, "blas")  # two pools of threads would wait for each other's cores
     else:
         threadpool_limits(threads, "blas")

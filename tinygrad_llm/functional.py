@@ -61,7 +61,7 @@ def lora_linear(
     dropout_p: float = 0.0,
 ) -> Tensor:
     """linear(input, weight, bias) + scale linear(linear(dropout(input), a), b): a is (rank, in), b (out, rank)."""
-    keep = _keep(input.shape, dropout_p) if dropout_p else None
+    keep = random.mask(input.shape, dropout_p).array(input.data) if dropout_p else None
     if isinstance(weight, Quantized):
         return ops.lora_linear(input, weight.blocks, bias, a, b, scale, keep, dropout_p, weight.type)
     return ops.lora_linear(input, weight, bias, a, b, scale, keep, dropout_p)
@@ -72,7 +72,7 @@ def attention_qkvpacked(qkv: Tensor, n_head: int, dropout_p: float = 0.0) -> Ten
     if qkv.ndim != 3 or qkv.size(-1) % (3 * n_head):
         raise UserError(f"qkv {qkv.shape} does not hold query, key and value of {n_head} heads")
     batch, length, _ = qkv.shape
-    keep = _keep((batch, n_head, length, length), dropout_p) if dropout_p else None
+    keep = random.mask((batch, n_head, length, length), dropout_p) if dropout_p else None
     return ops.attention_qkvpacked(qkv, n_head, keep, dropout_p)
 
 
@@ -80,7 +80,7 @@ def attention_segments(query: Tensor, key: Tensor, value: Tensor, bounds: np.nda
     """Causal self-attention of query (B, H, T, D) to key and value (B, H_kv, T, D), of texts that share rows, each
     apart from the others: bounds (N, 3) has the row, the start and the end of each."""
     batch, heads, length, _ = query.shape
-    keep = _keep((batch, heads, length, length), dropout_p) if dropout_p else None
+    keep = random.mask((batch, heads, length, length), dropout_p).array(query.data) if dropout_p else None
     return ops.attention_segments(query, key, value, bounds, keep, dropout_p)
 
 
@@ -134,7 +134,7 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Zero each element with probability p and divide the others by 1 - p; nothing when not training."""
-    return ops.dropout(input, _keep(input.shape, p), p) if training and p else input
+    return ops.dropout(input, random.mask(input.shape, p), p) if training and p else input
 
 
 def scaled_dot_product_attention(
@@ -172,7 +172,7 @@ def scaled_dot_product_attention(
         attn_mask = _array(attn_mask)
     if isinstance(attn_mask, Tensor) and not attn_mask.requires_grad:
         attn_mask = attn_mask.data
-    keep = _keep((*query.shape[:-1], key.size(-2)), dropout_p) if dropout_p else None
+    keep = random.mask((*query.shape[:-1], key.size(-2)), dropout_p) if dropout_p else None
     return ops.attention(query, key, value, attn_mask, keep, dropout_p, is_causal, scale)
 
 
@@ -260,13 +260,6 @@ def _array(x) -> np.ndarray:
 def _constant(x, like: Tensor) -> np.ndarray | None:
     """An array of the tensor's dtype, for what has no gradient."""
     return None if x is None else _array(x).astype(like.dtype)
-
-
-def _keep(shape: tuple[int, ...], p: float) -> np.ndarray:
-    """Booleans, each true with probability 1 - p."""
-    if not 0 <= p <= 1:
-        raise UserError(f"a dropout probability is from 0 to 1, not {p}")
-    return random.default.random(shape, np.float32) >= p
 
 
 def _over_last_axes(norm, input: Tensor, normalized_shape, parameters: list, eps: float) -> Tensor:

@@ -41,6 +41,7 @@ from tinygrad_llm.kernels.numba.threads import leaf, scratch
 from tinygrad_llm.kernels.numba.vectors import BITS, ROWS, lanes, multiply_tile, panel_width, transpose
 from tinygrad_llm.memory import empty
 from tinygrad_llm.ops import attention as page
+from tinygrad_llm.random import booleans
 
 BLOCK = 4 * ROWS  # queries whose part of dk and dv is added at once
 NO_DROPOUT = np.empty(0, bool)
@@ -48,6 +49,7 @@ transpose_panel = transpose(panel_width)
 
 
 def attention_forward(q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_causal=False, scale=None):
+    keep = booleans(keep, q)
     same_sizes = q.ndim == 4 and k.shape == v.shape and q.shape[::3] == k.shape[::3] and q.shape[1] % k.shape[1] == 0
     same_sizes = same_sizes and (keep is None or keep.shape == (*q.shape[:3], k.shape[2]))
     if attn_mask is not None or not same_sizes or not q.size or not k.size:

@@ -9,10 +9,11 @@ import numpy as np
 from tinygrad_llm.kernels.numba.attention import Settings
 from tinygrad_llm.memory import empty
 from tinygrad_llm.ops import attention_qkvpacked as page
+from tinygrad_llm.random import booleans
 
 
 def attention_qkvpacked_forward(qkv, n_head, keep=None, dropout_p=0.0):
-    batch, length, width = qkv.shape
+    (batch, length, width), keep = qkv.shape, booleans(keep, qkv)
     fits = qkv.size and width % (3 * n_head) == 0
     if not fits or (keep is not None and keep.shape != (batch, n_head, length, length)):
         y, *saved = page.forward(qkv, n_head, keep, dropout_p)

@@ -14,8 +14,8 @@ With dropout, the p that meets v is p keep / (1 - dropout_p), and dp is what pas
 With grouped heads (Ainslie et al. 2023), each head of k and v serves H / H_kv heads of q, and sums their gradients.
 
 Shapes: q (B, H, T, D); k and v (B, H_kv, S, D), H a multiple of H_kv; attn_mask None, booleans (true: may attend) or
-numbers to add, broadcasting to (B, H, T, S); keep None or booleans (B, H, T, S); y (B, H, T, D). `is_causal` lets
-position t attend to 0 … t. `scale` is 1 / sqrt(D) by default.
+numbers to add, broadcasting to (B, H, T, S); keep None, booleans (B, H, T, S) or the `random.Mask`
+that they are made of; y (B, H, T, D). `is_causal` lets position t attend to 0 … t. `scale` is 1 / sqrt(D) by default.
 """
 
 import math
@@ -24,9 +24,11 @@ import numpy as np
 
 from tinygrad_llm.autograd import operation
 from tinygrad_llm.ops.broadcasting import unbroadcast
+from tinygrad_llm.random import booleans
 
 
 def attention_forward(q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_causal=False, scale=None):
+    keep = booleans(keep, q)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     keys, values = per_query_head(k, q), per_query_head(v, q)
     s = scale * (q @ keys.swapaxes(-1, -2))  # (B, H, T, S)

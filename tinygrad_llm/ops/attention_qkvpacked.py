@@ -5,7 +5,7 @@
 To split, to turn (B, T, H, D) into (B, H, T, D), and to join is to look at the same numbers in another order, so the
 gradients of q, k and v are parts of dqkv, and the rest is `attention`'s derivation.
 
-Shapes: qkv (B, T, 3 C), C = H D; keep None or booleans (B, H, T, T), for dropout; y (B, T, C).
+Shapes: qkv (B, T, 3 C), C = H D; keep None, booleans (B, H, T, T) or a `random.Mask`, for dropout; y (B, T, C).
 """
 
 import numpy as np

@@ -2,15 +2,18 @@
 
     dy/dx is the same factor, so dx is dropout of dy with the same mask.
 
-`keep` is an array of booleans, each true with probability 1 - p; who calls the operation draws it.
+`keep` are booleans, each true with probability 1 - p, or the `random.Mask` that they are made of; who calls the
+operation draws it.
 """
 
 import numpy as np
 
 from tinygrad_llm.autograd import operation
+from tinygrad_llm.random import booleans
 
 
 def dropout_forward(x, keep, p):
+    keep = booleans(keep, x)
     return np.where(keep, x * _scale(p), 0), keep, p
 
 

@@ -1,0 +1,27 @@
+"""Dropout's mask as an array, for those who cannot make it in registers: `tinygrad_llm.random` has the definition."""
+
+import math
+
+import numpy as np
+
+from tinygrad_llm.devices import cupy
+from tinygrad_llm.kernels.cuda.launch import NULL, kernel
+from tinygrad_llm.random import Mask
+
+THREADS = 256
+
+
+def philox_keep(like, seed, shape, threshold):
+    keep = cupy().empty(shape, bool)
+    quadruples = -(-math.prod(shape) // 4)
+    if quadruples:
+        run = kernel("philox.cu", "philox_keep", like.dtype)
+        run((-(-quadruples // THREADS),), (THREADS,), (keep, np.uint64(seed), np.uint32(threshold), np.int64(keep.size)))
+    return keep
+
+
+def mask_arguments(keep) -> tuple:
+    """What a kernel makes a `Mask` of (see philox.cuh): the booleans or NULL, the seed, the threshold."""
+    if isinstance(keep, Mask):
+        return NULL, np.uint64(keep.seed), np.uint32(keep.threshold)
+    return NULL if keep is None else keep, np.uint64(0), np.uint32(0)

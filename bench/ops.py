@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache, partial
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +28,15 @@ from tinygrad_llm import Tensor, kernels, no_grad, ops, roofline, watch
 from tinygrad_llm.bench import find, race, worker
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.memory import keep_freed_memory
-from tinygrad_llm.models import GPT
+from tinygrad_llm.models import GPT, Llama, LlamaConfig
 from tinygrad_llm.nn import Parameter
 from tinygrad_llm.optim import AdamW, decay_groups
 from tinygrad_llm.profiling import profile
 from tinygrad_llm.training.threads import set_threads
 
 PATIENCE = 1.0  # seconds after which a turn ends, and a side of ours that needs more for a single call is out
+MODELS = ("char", "baby", "124m", "long", "llama")
+SMOLLM2 = LlamaConfig(49152, 256, 30, n_head=9, n_kv_head=3, n_embd=576, intermediate_size=1536, tie_weights=True)
 PAUSE = 0.01  # seconds after which the threads of the side before wait no longer for more to do, and leave the cores
 UPDATE = "clip_adamw"
 
@@ -44,7 +47,7 @@ class Race(race.Race):
 
     Args:
         steps: calls in a turn, forward and back; fewer where they take more than a second
-        models: whose shapes: char, baby, 124m, long, with commas between them
+        models: whose shapes: char, baby, 124m, long, llama (SmolLM2-135M's), with commas between them
         operations: which, with commas between them; all unless given
     """
 
@@ -101,22 +104,66 @@ class Race(race.Race):
 
 @cache
 def calls(model: str) -> dict[str, dict]:
-    """The operations of a step by name and shapes, each with how its inputs look; one layer shows them all."""
-    contest = find(f"step-{model}")
-    gpt = GPT(replace(contest.config, n_layer=1))
+    """The operations of a step by name and shapes, each with how its arrays look; one layer shows them all."""
+    language_model, shape, n_layer = one_layer(model)
     counter, found = roofline.WorkCounter(), {}
 
     def see(phase: str, name: str, inputs: tuple, outputs: tuple, seconds: float) -> None:
         if counter(phase, name, inputs, outputs).bytes:
             arrays = [x for x in inputs if isinstance(x, np.ndarray) and x.ndim]
             label = " ".join([name, *("x".join(map(str, x.shape)) for x in arrays)])
-            found[label] = {"name": name, "inputs": [describe(x) for x in inputs]}
+            found[label] = {"name": name, "inputs": [describe(x) for x in inputs], "output": describe(outputs[0])}
 
     with watch(see), no_grad():
-        gpt.loss(*np.random.default_rng(0).integers(0, contest.config.vocab_size, (2, *contest.shape)))
-    parameters = gpt.parameters() + (contest.config.n_layer - 1) * gpt.h[0].parameters()
+        language_model.loss(*np.random.default_rng(0).integers(0, language_model.config.vocab_size, (2, *shape)))
+    parameters = language_model.parameters() + (n_layer - 1) * language_model.blocks[0].parameters()
     label = f"{UPDATE} {sum(p.numel() for p in parameters)}"
-    return found | {label: {"name": UPDATE, "inputs": [describe(p.data) for p in parameters]}}
+    return found | {label: {"name": UPDATE, "inputs": [describe(p.data) for p in parameters], "output": None}}
+
+
+def one_layer(model: str) -> tuple[GPT | Llama, tuple[int, int], int]:
+    """The model with one layer, the shape (B, T) of a batch, and how many layers it really has."""
+    if model == "llama":
+        return Llama(replace(SMOLLM2, n_layer=1)), (4, 256), SMOLLM2.n_layer
+    contest = find(f"step-{model}")
+    return GPT(replace(contest.config, n_layer=1)), contest.shape, contest.config.n_layer
+
+
+def cases_of(operation: str) -> dict[str, dict]:
+    """The calls of an operation in the models' steps; if none calls it, the cases that it is verified on."""
+    found = {f"{m} {label}": case for m in MODELS for label, case in calls(m).items() if case["name"] == operation}
+    return found or _verified(operation)
+
+
+def _verified(operation: str) -> dict[str, dict]:
+    race.require_torch(f"the cases of {operation}, which no step calls")
+    from tinygrad_llm.reference import ORACLES
+
+    if operation not in ORACLES:
+        raise UserError(f"no operation is called {operation}: choose from {', '.join([*ORACLES, UPDATE])}")
+    found = {}
+    for i in range(len(ORACLES[operation].cases)):
+        case = {"name": operation, "case": i}
+        inputs = inputs_of(case)
+        arrays = [x for x in inputs if isinstance(x, np.ndarray) and x.ndim]
+        label = " ".join([f"case {i}", *("x".join(map(str, x.shape)) for x in arrays)])
+        with no_grad():
+            y = getattr(ops, operation)(*inputs)
+        found[label] = case | {"inputs": [describe(x) for x in inputs], "output": describe(y.data)}
+    return found
+
+
+def inputs_of(case: dict) -> list:
+    """What a call is given: the arrays of a verified case, or random ones that look as those of the model's step."""
+    if "case" not in case:
+        return [make(x) for x in case["inputs"]]
+    from tinygrad_llm.reference import ORACLES
+
+    oracle = ORACLES[case["name"]]
+    inputs, options = oracle.cases[case["case"]].make(0)
+    arguments = signature(oracle.function).bind(*inputs, **options)
+    arguments.apply_defaults()
+    return [x.astype(np.float32) if getattr(x, "dtype", None) == np.float64 else x for x in arguments.args]
 
 
 def describe(x):
@@ -218,7 +265,8 @@ def serve(side: str, folder: Path) -> None:
 
     @lru_cache(maxsize=1)  # the arrays of one case at a time
     def caller(case: int) -> Callable[[], dict]:
-        return SIDES[side](settings["cases"][case]["name"], [make(x) for x in settings["cases"][case]["inputs"]])
+        play = SIDES.get(side) or partial(ours, kernel_set=side)
+        return play(settings["cases"][case]["name"], inputs_of(settings["cases"][case]))
 
     def turn(case: int) -> dict:
         calls, end = [], time.perf_counter() + PATIENCE

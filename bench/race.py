@@ -187,7 +187,7 @@ def report(result: dict) -> str:
             lines.append(line)
     lines += [f"  {side:12} skipped: {reason}" for side, reason in result.get("skipped", {}).items()]
     if "loss_difference" in result:
-        lines.append(f"  losses differ by at most {result['loss_difference']:.1e}")
+        lines.append(f"  {result['losses_compared']} losses differ by at most {result['loss_difference']:.1e}")
     return "\n".join(lines)
 
 

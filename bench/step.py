@@ -58,12 +58,12 @@ class Step(race.Race):
             for i in track(range(self.rounds), self.name, console=console, disable=not console.is_terminal):
                 order = sides[i % len(sides) :] + sides[: i % len(sides)]
                 rounds.append({side: turn(side, self.steps) for side in order})
-        difference = loss_difference(rounds[0] | first)
+        compared, difference = loss_difference([first, *rounds])
         seconds = {side: [statistics.median(answers[side]["seconds"]) for answers in rounds] for side in sides}
         peaks = {side: max(answers[side]["peak_mb"] for answers in rounds) for side in sides}
         settings = {"rounds": self.rounds, "steps": self.steps, "threads": threads, **self.details(rounds)}
-        comparison = race.compare(seconds, peaks)
-        return race.result(self.name, {"": comparison}, loss_difference=difference, skipped=skipped, **settings)
+        settings |= {"losses_compared": compared, "loss_difference": difference, "skipped": skipped}
+        return race.result(self.name, {"": race.compare(seconds, peaks)}, **settings)
 
     def turns(self, sides: list[str], folder: Path, threads: int, stack: ExitStack) -> Callable[[str, int], dict]:
         """A function that has a side do so many steps. A side is one process, which goes on from turn to turn."""
@@ -90,14 +90,19 @@ class FreshStep(Step):
         return turn
 
 
-def loss_difference(answers: dict[str, dict]) -> float:
-    """The most by which losses differ from those of the first side. Raises UserError where it is no rounding."""
-    losses = ((side, answer["losses"][:COMPARED]) for side, answer in answers.items())
-    (first, reference), *others = ((side, losses) for side, losses in losses if losses)
+def loss_difference(rounds: list[dict[str, dict]]) -> tuple[int, float]:
+    """How many losses of each side were compared, from the first on, and the most by which they differ from those of
+    the first side. Raises UserError where that is no rounding."""
+    losses: dict[str, list[float]] = {}
+    for answers in rounds:
+        for side, answer in answers.items():
+            losses.setdefault(side, []).extend(answer["losses"])
+    (first, reference), *others = ((side, numbers) for side, numbers in losses.items() if numbers)
+    count = min(COMPARED, len(reference), *(len(numbers) for _, numbers in others))
     difference = 0.0
-    for side, losses in others:
-        apart = float(np.abs(np.subtract(losses, reference)).max())
+    for side, numbers in others:
+        apart = float(np.abs(np.subtract(numbers[:count], reference[:count])).max())
         if not apart <= TOLERANCE:
             raise UserError(f"{first} and {side} do not do the same work: their losses differ by {apart:.1e}")
         difference = max(difference, apart)
-    return difference
+    return count, difference

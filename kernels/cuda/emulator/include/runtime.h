@@ -1,0 +1,55 @@
+// What a kernel's library calls: the part of the emulator that is built once, runtime.cpp.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include <vector_types.h>
+
+namespace emulator {
+
+// A place in a kernel's source, for the one who made the mistake there.
+struct Place {
+  const char* file;
+  int line;
+};
+#define EMULATOR_HERE emulator::Place place = {__builtin_FILE(), __builtin_LINE()}
+
+struct Context {
+  void* stack_pointer;
+};
+
+enum class State { ready, at_block_barrier, at_warp_barrier, done };
+
+// A thread of the kernel: a fiber, which runs until it must wait for others.
+struct Thread {
+  uint3 index;         // threadIdx
+  int linear;          // its number within the block
+  State state;
+  Place place;         // where it waits
+  void* brought;       // what it brought to the warp's collective operation
+  Context context;
+  char* stack;
+  void* sanitizer;     // what ThreadSanitizer calls a fiber
+};
+
+extern Thread* current;
+extern dim3 grid, block;
+extern uint3 block_index;
+extern unsigned char dynamic_shared[];
+
+// Ends the launch with an error that names the place, the block and the thread.
+void fail(const std::string& message, Place place);
+
+// Waits until every thread of the block is there.
+void block_barrier(Place place);
+
+// Waits until every lane in `mask` is there; the last to come calls `act(brought, mask)`, where brought[lane] is what
+// that lane brought. So lanes exchange values without a second barrier.
+void warp_barrier(unsigned mask, Place place, void* brought = nullptr, void (*act)(void** brought, unsigned mask) = nullptr);
+
+// Order between threads as ThreadSanitizer must see it: what was written before a release is there after an acquire.
+enum class Scope { warp, grid };
+void memory_fence(Scope scope);
+
+}  // namespace emulator

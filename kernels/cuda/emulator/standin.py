@@ -1,0 +1,339 @@
+"""A stand-in for CuPy where there is no GPU: its arrays are NumPy's inside, its kernels run on the emulator.
+
+It refuses what CuPy refuses, so that what runs on it has no hidden conversion left: a device array becomes NumPy's by
+`.get()` alone, it does not meet NumPy's arrays in any function, and it knows no function that CuPy lacks. What waits
+for the device (`.get()`, `float(x)`, `x[mask]`, …) is allowed, as in CuPy, and noted: see `synchronizations`.
+It is stricter than CuPy in one thing, since that is silent there: an index beyond the end is an error.
+
+Halves are summed and multiplied as matrices in float32 and rounded at the end, as CuPy and cuBLAS do.
+"""
+
+import functools
+import importlib
+import importlib.util
+import operator
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+
+from tinygrad_llm.kernels.cuda.emulator import cuda
+
+HALVES = ("float16", "bfloat16")
+HOST_ARRAYS = ("array", "asarray", "ascontiguousarray", "asfortranarray", "asanyarray")  # functions that copy them
+ACCUMULATE = ("sum", "mean", "prod", "var", "std", "cumsum", "cumprod", "matmul", "dot", "einsum", "tensordot")
+IMPLICIT = (
+    "Implicit conversion to a NumPy array is not allowed. "
+    "Please use `.get()` to construct a NumPy array explicitly."
+)
+METHODS = """all any argmax argmin argsort clip copy cumprod cumsum diagonal dot flatten max mean min nonzero prod ravel
+    repeat reshape round searchsorted sort squeeze std sum swapaxes take trace transpose var view""".split()
+
+_notes: list[list[str]] = []
+
+
+@contextmanager
+def synchronizations() -> Iterator[list[str]]:
+    """A list of what waits for the device inside this block, each with the line that asked for it."""
+    notes: list[str] = []
+    _notes.append(notes)
+    try:
+        yield notes
+    finally:
+        _notes.remove(notes)
+
+
+class ndarray:
+    """An array on the device."""
+
+    __slots__ = ("__weakref__", "host")
+    __array_priority__ = 100
+    __hash__ = None
+
+    def __init__(self, shape, dtype=float):
+        self.host = np.empty(shape, dtype)
+
+    # What it refuses
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError(IMPLICIT)
+
+    @property
+    def __cuda_array_interface__(self):
+        raise TypeError("an emulated array is in the host's memory: no other library can use it as a GPU's")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        function = _function(ufunc.__name__)
+        if out is not None:
+            options["out"] = out[0]
+        return (function if method == "__call__" else getattr(function, method))(*inputs, **options)
+
+    def __array_function__(self, function, types, inputs, options):
+        if not all(issubclass(kind, (ndarray, np.ndarray)) for kind in types):
+            return NotImplemented
+        return _function(function.__name__, function)(*inputs, **options)
+
+    # What it is
+
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=self.host.ctypes.data)
+
+    @property
+    def device(self):
+        return cuda.Device(0)
+
+    @property
+    def base(self):
+        return None if self.host.base is None else _wrap(self.host.base)
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+    def __repr__(self) -> str:
+        _note("repr(x)")
+        return repr(self.host)
+
+    def __iter__(self):
+        return (_wrap(row) for row in self.host)
+
+    # What waits for the device
+
+    def get(self, stream=None, order="C", out=None, blocking=True) -> np.ndarray:
+        """A copy in the host's memory."""
+        _note("x.get()")
+        if out is None:
+            return np.array(self.host, order=order)
+        out[...] = self.host
+        return out
+
+    def set(self, array: np.ndarray, stream=None) -> None:
+        """Overwrite with an array of the host's, of this shape and dtype."""
+        if not isinstance(array, np.ndarray):
+            raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
+        if array.dtype != self.dtype:
+            raise TypeError(f"{array.dtype} array cannot be set to {self.dtype} array")
+        if array.shape != self.shape:
+            raise ValueError(f"Shape mismatch. Old shape: {self.shape}, new shape: {array.shape}")
+        self.host[...] = array
+
+    def item(self, *position):
+        _note("x.item()")
+        return self.host.item(*position)
+
+    def tolist(self):
+        _note("x.tolist()")
+        return self.host.tolist()
+
+    def __bool__(self) -> bool:
+        _note("bool(x)")
+        return bool(self.host)
+
+    def __int__(self) -> int:
+        _note("int(x)")
+        return int(self.host)
+
+    def __float__(self) -> float:
+        _note("float(x)")
+        return float(self.host)
+
+    def __index__(self) -> int:
+        _note("x as an index")
+        return operator.index(self.host)
+
+    # Its elements
+
+    def __getitem__(self, index):
+        return _wrap(self.host[_index(index)])
+
+    def __setitem__(self, index, value) -> None:
+        if isinstance(value, np.ndarray) and value.ndim:
+            raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
+        if not isinstance(value, ndarray) and not np.isscalar(value) and not isinstance(value, np.ndarray):
+            raise TypeError(f"an element cannot be set to {type(value)}")
+        self.host[_index(index)] = _host(value)
+
+    def astype(self, dtype, order="K", casting="unsafe", subok=None, copy=True):
+        return self if not copy and self.dtype == dtype else _wrap(self.host.astype(dtype, order))
+
+    def fill(self, value) -> None:
+        self[...] = value
+
+
+def _wrap(x):
+    """A device array for NumPy's arrays and numbers, also inside tuples and lists; anything else as it is."""
+    if isinstance(x, (np.ndarray, np.generic)):
+        array = ndarray.__new__(ndarray)
+        array.host = np.asarray(x)
+        return array
+    return type(x)(map(_wrap, x)) if type(x) in (tuple, list) else x
+
+
+def _host(x):
+    """What NumPy computes with for x; refuses NumPy's own arrays."""
+    if isinstance(x, ndarray):
+        return x.host
+    if isinstance(x, np.ndarray):
+        raise TypeError(f"Unsupported type {type(x)}")
+    if type(x) in (tuple, list):
+        return type(x)(map(_host, x))
+    return x
+
+
+def _index(index):
+    if isinstance(index, tuple):
+        return tuple(map(_index, index))
+    if isinstance(index, ndarray) and index.dtype == bool:
+        _note("x[mask]")
+    return _host(index)
+
+
+def _note(what: str) -> None:
+    """Tell those who count that the caller waits for the device."""
+    if _notes:
+        frame = sys._getframe(1)
+        while frame.f_code.co_filename in (__file__, cuda.__file__):
+            frame = frame.f_back
+        for notes in _notes:
+            notes.append(f"{what} at {frame.f_code.co_filename}:{frame.f_lineno}")
+
+
+@functools.cache
+def _cupy():
+    """CuPy itself, for the names that it has; None where it is not installed. It needs no GPU to be imported."""
+    return importlib.import_module("cupy") if importlib.util.find_spec("cupy") else None
+
+
+@functools.cache
+def _function(name: str, called=None):
+    """NumPy's function of this name, on device arrays. `called` is the one that NumPy has handed over."""
+    module = getattr(called, "__module__", "numpy").split(".")[1:]
+    lacks = TypeError if called or isinstance(getattr(np, name, None), np.ufunc) else AttributeError
+    try:
+        if _cupy():
+            functools.reduce(getattr, [*module, name], _cupy())
+        function = functools.reduce(getattr, [*module, name], np)
+    except AttributeError:
+        raise lacks(f"CuPy has no {'.'.join([*module, name])}") from None
+    if isinstance(function, type) or not callable(function):
+        return function
+
+    def apply(*inputs, **options):
+        if name not in HOST_ARRAYS:
+            inputs, options = _host(inputs), {key: _host(value) for key, value in options.items()}
+        else:
+            inputs = tuple(x.host if isinstance(x, ndarray) else x for x in inputs)
+        out = options.get("out")
+        half = _half(inputs) if isinstance(function, np.ufunc) or name in ACCUMULATE else None
+        if half and name in ACCUMULATE:
+            inputs = [x.astype(np.float32) if getattr(x, "dtype", None) == half else x for x in inputs]
+        elif half:
+            inputs = [half.type(x) if type(x) in (int, float) else x for x in inputs]
+        with np.errstate(all="ignore"):
+            y = function(*inputs, **options)
+        if half and name in ACCUMULATE and out is None and "dtype" not in options:
+            y = y.astype(half)
+        return _wrap(y)
+
+    if isinstance(function, np.ufunc):
+        apply.at = lambda x, index, *values: function.at(_host(x), _index(index), *_host(values))
+    apply.__name__ = name
+    return apply
+
+
+def _half(inputs):
+    """The dtype of float16 or bfloat16 arrays that a function has as its only ones."""
+    dtypes = {x.dtype for x in inputs if isinstance(x, np.ndarray) and x.dtype != bool}
+    return dtypes.pop() if len(dtypes) == 1 and next(iter(dtypes)).name in HALVES else None
+
+
+def asarray(x, dtype=None, order=None, blocking=False) -> ndarray:
+    """x on the device: itself if it is there, else a copy."""
+    if isinstance(x, ndarray):
+        return x if dtype is None else x.astype(dtype, copy=False)
+    return _wrap(np.array(x, dtype, order=order or "K"))
+
+
+def array(x, dtype=None, copy=True, order="K", subok=False, ndmin=0, blocking=False) -> ndarray:
+    """A copy of x on the device."""
+    return _wrap(np.array(x.host if isinstance(x, ndarray) else x, dtype, order=order, ndmin=ndmin))
+
+
+def asnumpy(x, stream=None, order="C", out=None, blocking=True) -> np.ndarray:
+    """A copy of x in the host's memory."""
+    return x.get(order=order, out=out) if isinstance(x, ndarray) else np.asarray(x, order=order)
+
+
+def get_array_module(*inputs):
+    """This module if any of them is a device array, else NumPy."""
+    return sys.modules[__name__] if any(isinstance(x, ndarray) for x in inputs) else np
+
+
+def __getattr__(name: str):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    if not hasattr(np, name):
+        raise AttributeError(f"the stand-in for CuPy has no {name!r}")
+    return _function(name)
+
+
+def _attribute(name: str):
+    return property(lambda self: _wrap(getattr(self.host, name)) if name in ("T", "mT") else getattr(self.host, name))
+
+
+def _method(name: str):
+    def method(self, *inputs, **options):
+        if name == "nonzero":
+            _note("x.nonzero()")
+        if name in ACCUMULATE:
+            return _function(name)(self, *inputs, **options)
+        return _wrap(getattr(self.host, name)(*_host(inputs), **{key: _host(x) for key, x in options.items()}))
+
+    return method
+
+
+def _operator(name: str, ufunc: str, swapped: bool = False):
+    def compute(self, *other):
+        inputs = (*other, self) if swapped else (self, *other)
+        if any(not isinstance(x, (ndarray, np.ndarray)) and not np.isscalar(x) for x in inputs):
+            return NotImplemented
+        return _function(ufunc)(*inputs)
+
+    return compute
+
+
+def _in_place(name: str, ufunc: str):
+    return lambda self, other: _function(ufunc)(self, other, out=self)
+
+
+BINARY = {
+    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide", "floordiv": "floor_divide",
+    "mod": "remainder", "pow": "power", "matmul": "matmul", "and": "bitwise_and", "or": "bitwise_or",
+    "xor": "bitwise_xor", "lshift": "left_shift", "rshift": "right_shift",
+}  # fmt: skip
+OTHERS = {
+    "eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal",
+    "neg": "negative", "invert": "invert", "abs": "absolute",
+}  # fmt: skip
+for _name in ("shape", "dtype", "ndim", "size", "nbytes", "itemsize", "strides", "flags", "T", "mT"):
+    setattr(ndarray, _name, _attribute(_name))
+for _name in METHODS:
+    setattr(ndarray, _name, _method(_name))
+for _name, _ufunc in BINARY.items():
+    setattr(ndarray, f"__{_name}__", _operator(_name, _ufunc))
+    setattr(ndarray, f"__r{_name}__", _operator(_name, _ufunc, swapped=True))
+    setattr(ndarray, f"__i{_name}__", _in_place(_name, _ufunc))
+for _name, _ufunc in OTHERS.items():
+    setattr(ndarray, f"__{_name}__", _operator(_name, _ufunc))
+
+RawModule = cuda.RawModule
+
+
+def get_default_memory_pool():
+    return cuda.pool
+
+
+def get_default_pinned_memory_pool():
+    return cuda.pool

@@ -1,0 +1,71 @@
+"""Kernels from their source: compiled by CuPy for this device at first use, once per storage dtype."""
+
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from tinygrad_llm.devices import cupy
+from tinygrad_llm.errors import UserError
+
+FOLDER = Path(__file__).parent
+SCALARS = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+SHARED_UNASKED = 48 * 1024  # a kernel gets more of it only when told
+QUOTED_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)".*$', re.MULTILINE)
+
+
+def kernel(file: str | Path, name: str, dtype) -> Callable:
+    """The kernel `name` of a .cu file (a path, or one in this folder such as "layernorm.cu") for arrays of `dtype`.
+
+    It is called as `kernel(grid, block, args, shared_mem=0)`: arrays of the device, NumPy scalars of the very types
+    of the kernel's parameters, `np.uintp(0)` for an array that is absent. Raises UserError for a file that is not
+    there, does not compile, or has no such kernel.
+    """
+    return _kernel(cupy(), str(file), name, str(dtype))
+
+
+@functools.cache
+def _kernel(device, file: str, name: str, dtype: str) -> Callable:
+    function = _module(device, file, dtype).get_function(name)
+
+    def launch(grid: tuple, block: tuple, args: tuple, shared_mem: int = 0) -> None:
+        if shared_mem > SHARED_UNASKED:
+            function.max_dynamic_shared_size_bytes = shared_mem
+        function(grid, block, args, shared_mem=shared_mem)
+
+    return launch
+
+
+@functools.cache
+def _module(device, file: str, dtype: str):
+    return device.RawModule(code=source(FOLDER / file), options=options(dtype))
+
+
+def options(dtype: str) -> tuple[str, ...]:
+    """What NVRTC is told, here and when the table of the kernels is made."""
+    return ("-std=c++17", f"-DSCALAR={SCALARS[dtype]}")
+
+
+def source(path: Path) -> str:
+    """A .cu file with the files that it includes by a name in quotes in their place, so that compilers' caches, which
+    know only this text, know of a change in them; #line keeps the place of every line.
+    """
+    return _expand(path, set())
+
+
+def _expand(path: Path, seen: set[Path]) -> str:
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise UserError(f"cannot read the kernel {path}: {error.strerror or error}") from error
+
+    def expand(include: re.Match) -> str:
+        beside, ours = path.parent / include[1], FOLDER / include[1]
+        file = (beside if beside.is_file() else ours).resolve()
+        if file in seen:
+            return ""
+        seen.add(file)
+        line = text.count("\n", 0, include.start()) + 2
+        return f'{_expand(file, seen)}\n#line {line} "{path.name}"'
+
+    return f'#line 1 "{path.name}"\n' + QUOTED_INCLUDE.sub(expand, text.replace("#pragma once", ""))

@@ -5,10 +5,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from tinygrad_llm.devices import cupy
 from tinygrad_llm.errors import UserError
 
 FOLDER = Path(__file__).parent
+NULL = np.uintp(0)  # what a kernel gets for an array that is absent
 SCALARS = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 SHARED_UNASKED = 48 * 1024  # a kernel gets more of it only when told
 QUOTED_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)".*$', re.MULTILINE)
@@ -18,7 +21,7 @@ def kernel(file: str | Path, name: str, dtype) -> Callable:
     """The kernel `name` of a .cu file (a path, or one in this folder such as "layernorm.cu") for arrays of `dtype`.
 
     It is called as `kernel(grid, block, args, shared_mem=0)`: arrays of the device, NumPy scalars of the very types
-    of the kernel's parameters, `np.uintp(0)` for an array that is absent. Raises UserError for a file that is not
+    of the kernel's parameters, `NULL` for an array that is absent. Raises UserError for a file that is not
     there, does not compile, or has no such kernel.
     """
     return _kernel(cupy(), str(file), name, str(dtype))

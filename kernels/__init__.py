@@ -3,10 +3,11 @@
 A kernel is a module that has an operation's functions under the names of its page (`layernorm_forward`,
 `layernorm_backward`), with the same arguments and results; what the forward saves for the backward is its own affair.
 A *kernel set* is a folder of kernels, one file per operation: a subpackage of this one (`numba`), or a folder or a
-single file of the user's, named by its path.
+single file of the user's, named by its path. A set takes NumPy's arrays of some dtypes, or says itself what it takes,
+in a function `takes(array)` of the subpackage or the file.
 
 One rule picks: the first set asked for that takes the array (its device and dtype) and has the operation; NumPy's
-page if none does.
+page if none does, or if the kernel raises `Unsupported`.
 """
 
 import importlib
@@ -19,6 +20,12 @@ import numpy as np
 
 from tinygrad_llm.errors import UserError
 
+HOST = np.empty(0, np.float32)  # what most arrays are like
+
+
+class Unsupported(Exception):
+    """Raised by a kernel's forward for a shape or an option that it does not take: the page computes it instead."""
+
 
 class KernelSet:
     """The kernels in one place: a subpackage of `tinygrad_llm.kernels`, or a path of the user's."""
@@ -28,10 +35,8 @@ class KernelSet:
         self.modules: dict[str, ModuleType | None] = {}
         if name in builtin_sets():
             self.package = importlib.import_module(f"{__name__}.{name}")
-            self.dtypes = self.package.DTYPES
         else:
             self.package = None
-            self.dtypes = ("float32", "float64")
             path = Path(name)
             files = sorted(path.glob("*.py")) if path.is_dir() else [path]
             if not files or not all(file.is_file() for file in files):
@@ -40,8 +45,11 @@ class KernelSet:
                     "a Python file named after its operation, or a folder of such files"
                 )
             self.modules = {file.stem: _import_file(file) for file in files}
+        first = self.package or next(iter(self.modules.values()))
+        self.dtypes = getattr(first, "DTYPES", ("float32", "float64"))
+        self.takes = getattr(first, "takes", self._takes)
 
-    def takes(self, array) -> bool:
+    def _takes(self, array) -> bool:
         """Whether this set computes on arrays of this kind: their device and dtype."""
         return isinstance(array, np.ndarray) and array.dtype.name in self.dtypes
 
@@ -64,7 +72,7 @@ class KernelSet:
 class use:
     """Prefer these kernel sets, in this order: for good when called, until the block's end in a `with` statement.
 
-    >>> use("numba")                     # the default where Numba is installed
+    >>> use("numba", "cuda")             # the default where Numba is installed: each takes its device's arrays
     >>> with use("numpy"): ...           # the definitions
     >>> use("my/layernorm.py", "numba")  # one kernel of one's own
 
@@ -86,15 +94,15 @@ class use:
         _chosen.clear()
 
 
-def active() -> tuple[str, ...]:
-    """The names of the preferred sets, in order; NumPy's pages stand behind them all."""
-    return (*(kernel_set.name for kernel_set in _active), "numpy")
+def active(array=HOST) -> tuple[str, ...]:
+    """The names of the preferred sets that take arrays like this one, in order; NumPy's pages stand behind them all."""
+    return (*(kernel_set.name for kernel_set in _active if kernel_set.takes(array)), "numpy")
 
 
 def builtin_sets() -> list[str]:
     """The sets that come with the package and can run here: those whose technology is installed."""
     folders = [path.parent.name for path in Path(__file__).parent.glob("*/__init__.py")]
-    return sorted(name for name in folders if importlib.util.find_spec(name))
+    return sorted(name for name in folders if name == "cuda" or importlib.util.find_spec(name))
 
 
 def find(operation: str, array) -> ModuleType | None:
@@ -156,4 +164,4 @@ def _import_file(path: Path) -> ModuleType:
 
 _chosen: dict[tuple, object] = {}
 _active: tuple[KernelSet, ...] = ()
-use(*(["numba"] if importlib.util.find_spec("numba") else []))
+use(*(["numba"] if importlib.util.find_spec("numba") else []), "cuda")

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from tinygrad_llm.kernels.cuda.emulator.build import build
+
 
 class Device:
     """The one device."""
@@ -121,26 +123,30 @@ class RawModule:
         self.code, self.options = code, tuple(options)
 
     def compile(self, log_stream=None) -> None:
-        from tinygrad_llm.kernels.cuda.emulator.build import build
-
-        self.library = build(self.code, self.options)
+        self.library = build(self.code, options=self.options)
 
     def get_function(self, name: str) -> "Function":
         if not hasattr(self, "library"):
             self.compile()
-        return Function(self.library, name)
+        return Function(self.library.get_function(name))
 
 
 class Function:
     """A kernel: called with a grid, a block and its arguments, as CuPy's."""
 
-    max_dynamic_shared_size_bytes = 48 * 1024
+    def __init__(self, function):
+        self.function = function
 
-    def __init__(self, library, name: str):
-        self.library, self.name = library, name
+    @property
+    def max_dynamic_shared_size_bytes(self) -> int:
+        return self.function.max_dynamic_shared_size_bytes
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, size: int) -> None:
+        self.function.max_dynamic_shared_size_bytes = size
 
     def __call__(self, grid, block, args, *, shared_mem=0, stream=None) -> None:
-        self.library.launch(self.name, tuple(grid), tuple(block), [_argument(x) for x in args], shared_mem)
+        self.function(tuple(grid), tuple(block), tuple(_argument(x) for x in args), shared_mem)
 
 
 def _argument(x):

@@ -1,4 +1,4 @@
-"""From CUDA source to a library for the CPU: made by g++, kept in the user's cache under a hash of what it is made of."""
+"""From CUDA source to a library for the CPU: made by g++, kept in the user's cache under a hash of its ingredients."""
 
 import functools
 import hashlib

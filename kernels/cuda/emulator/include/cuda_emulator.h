@@ -49,4 +49,5 @@ using std::isnan;
 #include "device_math.h"
 #include "warp.h"
 #include "atomics.h"
+#include "mma.h"
 #include "signature.h"

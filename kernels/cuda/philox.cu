@@ -6,7 +6,7 @@ extern "C" __global__ void philox_keep(bool* keep, unsigned long long seed, unsi
   const Mask mask{nullptr, seed, threshold};
   alignas(4) bool kept[4];
   if (4 * i >= n) return;
-  mask.four(i, kept);
+  mask.four(i, n, kept);
   if (4 * i + 4 <= n) {
     *reinterpret_cast<uchar4*>(keep + 4 * i) = {kept[0], kept[1], kept[2], kept[3]};
   } else {

@@ -38,11 +38,11 @@ struct Mask {
     return (i & 2 ? high : low) >> 8 >= threshold;
   }
 
-  // Of elements 4 i to 4 i + 3, which must all be there if `keep` is given.
-  __device__ __forceinline__ void four(long long i, bool* kept) const {
+  // Of elements 4 i to 4 i + 3, as far as there are: n altogether.
+  __device__ __forceinline__ void four(long long i, long long n, bool (&kept)[4]) const {
     if (keep) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) kept[j] = keep[4 * i + j];
+      for (int j = 0; j < 4; ++j) kept[j] = 4 * i + j < n && keep[4 * i + j];
       return;
     }
     const Words words = philox(i, seed);

@@ -15,8 +15,8 @@ def philox_keep(like, seed, shape, threshold):
     keep = cupy().empty(shape, bool)
     quadruples = -(-math.prod(shape) // 4)
     if quadruples:
-        run = kernel("philox.cu", "philox_keep", like.dtype)
-        run((-(-quadruples // THREADS),), (THREADS,), (keep, np.uint64(seed), np.uint32(threshold), np.int64(keep.size)))
+        args = keep, np.uint64(seed), np.uint32(threshold), np.int64(keep.size)
+        kernel("philox.cu", "philox_keep", like.dtype)((-(-quadruples // THREADS),), (THREADS,), args)
     return keep
 
 

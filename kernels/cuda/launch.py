@@ -1,8 +1,9 @@
 """Kernels from their source: compiled by CuPy for this device at first use, once per storage dtype."""
 
+import contextlib
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,22 @@ SHARED_UNASKED = 48 * 1024  # a kernel gets more of it only when told
 QUOTED_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)".*$', re.MULTILINE)
 
 
+_instead: dict[Path, Path] = {}
+
+
+@contextlib.contextmanager
+def instead(file: str | Path, other: Path) -> Iterator[None]:
+    """Inside this block `other`, as it is now, is compiled wherever the kernels of `file` are asked for."""
+    place = (FOLDER / file).resolve()
+    _instead[place] = other.resolve()
+    _kernel.cache_clear()  # `other` may have been another text before
+    _module.cache_clear()
+    try:
+        yield
+    finally:
+        del _instead[place]
+
+
 def kernel(file: str | Path, name: str, dtype) -> Callable:
     """The kernel `name` of a .cu file (a path, or one in this folder such as "layernorm.cu") for arrays of `dtype`.
 
@@ -24,7 +41,8 @@ def kernel(file: str | Path, name: str, dtype) -> Callable:
     of the kernel's parameters, `NULL` for an array that is absent. Raises UserError for a file that is not
     there, does not compile, or has no such kernel.
     """
-    return _kernel(cupy(), str(file), name, str(dtype))
+    place = (FOLDER / file).resolve() if _instead else file
+    return _kernel(cupy(), str(_instead.get(place, file)), name, str(dtype))
 
 
 @functools.cache

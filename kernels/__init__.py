@@ -28,9 +28,12 @@ class Unsupported(Exception):
 
 
 class KernelSet:
-    """The kernels in one place: a subpackage of `tinygrad_llm.kernels`, or a path of the user's."""
+    """The kernels in one place: a subpackage of `tinygrad_llm.kernels`, or a path of the user's.
 
-    def __init__(self, name: str):
+    A single file is the kernel of this `operation`; of the one that it is named after unless given.
+    """
+
+    def __init__(self, name: str, operation: str | None = None):
         self.name = name
         self.modules: dict[str, ModuleType | None] = {}
         if name in builtin_sets():
@@ -44,7 +47,7 @@ class KernelSet:
                     f"no kernel set {name!r}: give one of {', '.join(['numpy', *builtin_sets()])}, "
                     "a Python file named after its operation, or a folder of such files"
                 )
-            self.modules = {file.stem: _import_file(file) for file in files}
+            self.modules = {operation or file.stem: _import_file(file) for file in files}
         first = self.package or next(iter(self.modules.values()))
         self.dtypes = getattr(first, "DTYPES", ("float32", "float64"))
         self.takes = getattr(first, "takes", self._takes)
@@ -79,10 +82,10 @@ class use:
     Raises UserError for a name that is neither a set nor a path to kernels.
     """
 
-    def __init__(self, *names: str):
+    def __init__(self, *names: str | KernelSet):
         global _active
         self.previous = _active
-        _active = tuple(KernelSet(name) for name in names if name != "numpy")
+        _active = tuple(name if isinstance(name, KernelSet) else KernelSet(name) for name in names if name != "numpy")
         _chosen.clear()
 
     def __enter__(self) -> "use":

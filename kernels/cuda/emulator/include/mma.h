@@ -1,12 +1,10 @@
-// What mma.cuh asks of tensor cores, with the same numbers in the same lanes' registers.
+// The functions of mma.cuh that are tensor cores' instructions, with the same numbers in the same lanes' registers.
 #pragma once
-
-#define CUDA_EMULATOR 1
 
 namespace emulator {
 
 struct Fragments {
-  float* d;
+  float* c;
   const unsigned *a, *b;
 };
 
@@ -29,16 +27,10 @@ EMULATOR_UNSEEN void mma_all(void** brought, unsigned) {
     }
   }
   for (int lane = 0; lane < 32; ++lane) {
-    float* d = static_cast<Fragments*>(brought[lane])->d;
+    float* c = static_cast<Fragments*>(brought[lane])->c;
     for (int i = 0; i < 4; ++i)
-      for (int k = 0; k < 16; ++k) d[i] += a[lane / 4 + i / 2 * 8][k] * b[k][lane % 4 * 2 + i % 2];
+      for (int k = 0; k < 16; ++k) c[i] += a[lane / 4 + i / 2 * 8][k] * b[k][lane % 4 * 2 + i % 2];
   }
-}
-
-template <class T>
-EMULATOR_UNSEEN void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], EMULATOR_HERE) {
-  Fragments mine{d, a, b};
-  warp_barrier(~0u, place, &mine, mma_all<T>);
 }
 
 struct Row {
@@ -47,7 +39,7 @@ struct Row {
 };
 
 template <bool transposed>
-EMULATOR_UNSEEN void load_matrices_all(void** brought, unsigned) {
+EMULATOR_UNSEEN void load_all(void** brought, unsigned) {
   for (int lane = 0; lane < 32; ++lane)
     for (int i = 0; i < 4; ++i) {
       const int g = lane / 4, t = lane % 4;
@@ -60,11 +52,24 @@ EMULATOR_UNSEEN void load_matrices_all(void** brought, unsigned) {
     }
 }
 
-inline void load_matrices(unsigned (&to)[4], const void* row, bool transposed, EMULATOR_HERE) {
+template <bool transposed>
+void load(unsigned* to, const void* row, Place place) {
   if (reinterpret_cast<uintptr_t>(row) % 16) fail("a matrix's row must start at a multiple of 16 bytes", place);
   Row mine{{}, to};
   for (int i = 0; i < 8; ++i) mine.element[i] = static_cast<const uint16_t*>(row)[i];  // by its own lane, to be checked
-  warp_barrier(~0u, place, &mine, transposed ? load_matrices_all<true> : load_matrices_all<false>);
+  warp_barrier(~0u, place, &mine, load_all<transposed>);
 }
 
 }  // namespace emulator
+
+template <class T>
+EMULATOR_UNSEEN void mma_16x8x16(float* c, const unsigned* a, const unsigned* b, EMULATOR_HERE) {
+  emulator::Fragments mine{c, a, b};
+  emulator::warp_barrier(~0u, place, &mine, emulator::mma_all<T>);
+}
+template <class T> void load_matrices(unsigned* to, const T* row, EMULATOR_HERE) {
+  emulator::load<false>(to, row, place);
+}
+template <class T> void load_matrices_transposed(unsigned* to, const T* row, EMULATOR_HERE) {
+  emulator::load<true>(to, row, place);
+}

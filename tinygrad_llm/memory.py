@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from tinygrad_llm.devices import on_device
+
 PAGE = 4096  # bytes
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3), in glibc
 
 
-def empty(shape: tuple[int, ...], dtype) -> np.ndarray:
-    """As numpy.empty, but a larger array begins at a page of memory.
+def empty(shape: tuple[int, ...], dtype, like=None) -> np.ndarray:
+    """As numpy.empty, `like` an array on the same device, but a larger array begins at a page of the host's memory.
 
     So its vectors lie in one line of the cache each. And a processor that reads x[i + 1] while it still writes y[i]
     compares the last twelve bits of the addresses alone: were they equal, the reading would wait for the writing, and
@@ -22,16 +24,16 @@ def empty(shape: tuple[int, ...], dtype) -> np.ndarray:
     """
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
-    if size < 4 * PAGE:
-        return np.empty(shape, dtype)
+    if size < 4 * PAGE or on_device(like):
+        return np.empty(shape, dtype, like=like)
     memory = np.empty(size + PAGE, np.uint8)
     start = -memory.__array_interface__["data"][0] % PAGE
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def zeros(shape: tuple[int, ...], dtype) -> np.ndarray:
+def zeros(shape: tuple[int, ...], dtype, like=None) -> np.ndarray:
     """As numpy.zeros, where `empty` would put it."""
-    array = empty(shape, dtype)
+    array = empty(shape, dtype, like)
     array[...] = 0
     return array
 

@@ -82,7 +82,8 @@ class WorkCounter:
             flops = BACK.get(name, _twice)(flops, dy, *outputs)
             moved = _moved(inputs, outputs)
             return Work(flops, moved + needed if moved else 0)
-        _, grad, *_ = inputs  # an optimizer's pass over flat arrays: all are read, and all but the gradient written
+        # An optimizer's pass over flat arrays: all are read, and all but the gradient, alone or the second, written.
+        grad = inputs[:2][-1]
         return Work(0, sum(x.nbytes if x is grad else 2 * x.nbytes for x in _arrays(inputs)))
 
 

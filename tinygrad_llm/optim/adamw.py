@@ -23,7 +23,8 @@ from tinygrad_llm.optim.optimizer import Optimizer
 
 
 def adamw_step(param, grad, m, v, lr, beta1, beta2, eps, weight_decay, step, scale):
-    """One step in place on flat arrays of the same length. `scale` multiplies the gradient; `step` counts from 1."""
+    """One step in place on flat arrays of the same length. `scale`, a number or on a device an array of one, multiplies
+    the gradient; `step` counts from 1."""
     g = grad * scale
     m += (1 - beta1) * (g - m)
     v *= beta2
@@ -46,7 +47,8 @@ class AdamW(Optimizer):
     ):
         super().__init__(parameters, lr, weight_decay)
         self.betas, self.eps = betas, eps
-        self.state = {name: zeros(self.data.shape, self.data.dtype) for name in "mv"}
+        dtype = np.promote_types(self.data.dtype, np.float32)  # the steps of a mean are too small for halves to show
+        self.state = {name: zeros(self.data.shape, dtype, self.data) for name in "mv"}
 
     def update(self, param, grad, m, v, weight_decay, scale):
         run = kernels.select("adamw_step", adamw_step, param)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tinygrad_llm.devices import device_of
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.memory import empty, zeros
 from tinygrad_llm.nn import Parameter
@@ -10,8 +11,9 @@ from tinygrad_llm.nn import Parameter
 def flatten(parameters: list[Parameter]) -> tuple[np.ndarray, np.ndarray]:
     """Move the parameters into one flat array, in their order, and return it and that of their gradients.
 
-    Each parameter's `data` becomes a view of the first and its `grad_buffer` one of the second. Convert a model's dtype
-    before, since `Module.to` makes new arrays. Raises UserError for no parameters, one given twice, and mixed dtypes.
+    Each parameter's `data` becomes a view of the first and its `grad_buffer` one of the second. Move a model to
+    its device and dtype before, since `Module.to` makes new arrays. Raises UserError for no parameters, one given twice,
+    and mixed dtypes or devices.
     """
     if not parameters:
         raise UserError("an optimizer needs at least one parameter that requires a gradient")
@@ -19,8 +21,10 @@ def flatten(parameters: list[Parameter]) -> tuple[np.ndarray, np.ndarray]:
         raise UserError("a parameter was given to the optimizer twice")
     if len(dtypes := {parameter.dtype.name for parameter in parameters}) > 1:
         raise UserError(f"the parameters of one optimizer have one dtype, not {' and '.join(sorted(dtypes))}")
-    size, dtype = sum(parameter.numel() for parameter in parameters), parameters[0].dtype
-    data, grad = empty((size,), dtype), zeros((size,), dtype)
+    if len(devices := {device_of(parameter.data) for parameter in parameters}) > 1:
+        raise UserError(f"the parameters of one optimizer are on one device, not {' and '.join(sorted(devices))}")
+    size, dtype, like = sum(parameter.numel() for parameter in parameters), parameters[0].dtype, parameters[0].data
+    data, grad = empty((size,), dtype, like), zeros((size,), dtype, like)
     np.concatenate([parameter.data.reshape(-1) for parameter in parameters], out=data)
     start = 0
     for parameter in parameters:

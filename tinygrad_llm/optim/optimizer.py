@@ -4,10 +4,20 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tinygrad_llm import kernels
 from tinygrad_llm.autograd import watched
+from tinygrad_llm.devices import device_of, on_device, to_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.nn import Parameter
 from tinygrad_llm.optim.flat import flatten
+
+
+def grad_norm_clip(grad: np.ndarray, max_norm: float) -> tuple[float, float]:
+    """The norm of a flat gradient, and min(1, max_norm / (norm + 1e-6)), as in torch.nn.utils.clip_grad_norm_."""
+    norm = np.sqrt(np.dot(grad, grad))
+    if on_device(grad):
+        return norm, np.minimum(max_norm / (norm + 1e-6), 1)
+    return float(norm), min(1.0, max_norm / (float(norm) + 1e-6))
 
 
 class Optimizer:
@@ -48,13 +58,12 @@ class Optimizer:
     def clip_grad_norm(self, max_norm: float) -> tuple[float, float]:
         """The gradient's norm over all parameters, and the `scale` for `step` that brings it down to max_norm.
 
-        scale = min(1, max_norm / (norm + 1e-6)), as in torch.nn.utils.clip_grad_norm_, but the gradients stay as they
-        are: the update multiplies as it reads them, which saves a pass.
+        The gradients stay as they are: the update multiplies as it reads them, which saves a pass. On a device both are
+        arrays of one number, so that nobody waits for them.
         """
         grad = self.gather()
-        (square,) = watched("update", "clip_grad_norm", np.dot, [grad, grad], {})
-        norm = float(np.sqrt(square))
-        return norm, min(1.0, max_norm / (norm + 1e-6))
+        run = kernels.select("grad_norm_clip", grad_norm_clip, grad)
+        return watched("update", "clip_grad_norm", run, [grad], {"max_norm": max_norm})
 
     def step(self, scale: float = 1.0) -> None:
         """Update the parameters by `scale` times their gradients."""
@@ -81,5 +90,5 @@ class Optimizer:
             raise UserError(f"the state {found} is not that of this {type(self).__name__}, {expected}")
         self.steps = int(state["steps"])
         for name, array in self.state.items():
-            array[...] = state[name]
+            array[...] = to_device(state[name], device_of(array))
 

@@ -1,4 +1,4 @@
-"""Kernels from their source: compiled by CuPy for this device at first use, once per storage dtype."""
+"""Kernels from their source: compiled by CuPy for this device at first use, once per storage dtype and constants."""
 
 import contextlib
 import functools
@@ -34,20 +34,21 @@ def instead(file: str | Path, other: Path) -> Iterator[None]:
         del _instead[place]
 
 
-def kernel(file: str | Path, name: str, dtype) -> Callable:
-    """The kernel `name` of a .cu file (a path, or one in this folder such as "layernorm.cu") for arrays of `dtype`.
+def kernel(file: str | Path, name: str, dtype, **constants: int) -> Callable:
+    """The kernel `name` of a .cu file (a path, or one in this folder such as "layernorm.cu") for arrays of `dtype`,
+    compiled with `constants`, such as WIDTH=64, defined.
 
     It is called as `kernel(grid, block, args, shared_mem=0)`: arrays of the device, NumPy scalars of the very types
     of the kernel's parameters, `NULL` for an array that is absent. Raises UserError for a file that is not
     there, does not compile, or has no such kernel.
     """
     place = (FOLDER / file).resolve() if _instead else file
-    return _kernel(cupy(), str(_instead.get(place, file)), name, str(dtype))
+    return _kernel(cupy(), str(_instead.get(place, file)), name, str(dtype), tuple(constants.items()))
 
 
 @functools.cache
-def _kernel(device, file: str, name: str, dtype: str) -> Callable:
-    function = _module(device, file, dtype).get_function(name)
+def _kernel(device, file: str, name: str, dtype: str, constants: tuple) -> Callable:
+    function = _module(device, file, dtype, constants).get_function(name)
 
     def launch(grid: tuple, block: tuple, args: tuple, shared_mem: int = 0) -> None:
         if shared_mem > SHARED_UNASKED:
@@ -58,13 +59,13 @@ def _kernel(device, file: str, name: str, dtype: str) -> Callable:
 
 
 @functools.cache
-def _module(device, file: str, dtype: str):
-    return device.RawModule(code=source(FOLDER / file), options=options(dtype))
+def _module(device, file: str, dtype: str, constants: tuple):
+    return device.RawModule(code=source(FOLDER / file), options=options(dtype, **dict(constants)))
 
 
-def options(dtype: str) -> tuple[str, ...]:
+def options(dtype: str, **constants: int) -> tuple[str, ...]:
     """What NVRTC is told, here and when the table of the kernels is made."""
-    return ("-std=c++17", f"-DSCALAR={SCALARS[dtype]}")
+    return ("-std=c++17", f"-DSCALAR={SCALARS[dtype]}", *(f"-D{name}={value}" for name, value in constants.items()))
 
 
 def source(path: Path) -> str:

@@ -13,6 +13,7 @@ page if none does, or if the kernel raises `Unsupported`.
 import importlib
 import importlib.util
 import inspect
+import warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -24,7 +25,7 @@ HOST = np.empty(0, np.float32)  # what most arrays are like
 
 
 class Unsupported(Exception):
-    """Raised by a kernel's forward for a shape or an option that it does not take: the page computes it instead."""
+    """Raised by a kernel's forward for what it does not take, say "heads of 200 numbers": the page takes its place."""
 
 
 class KernelSet:
@@ -127,6 +128,14 @@ def select(name: str, page, array):
     return _chosen[key]
 
 
+def note_fallback(operation: str, reason: Unsupported) -> None:
+    """Say, once, that the page of an operation takes the place of its kernel."""
+    message = f"{operation}: the kernel does not take {reason}; NumPy's page computes it, which is slower"
+    if message not in _noted:
+        _noted.add(message)
+        warnings.warn(message, stacklevel=4)
+
+
 def _choose(name: str, page, array):
     operation = name.rpartition("_")[0]
     for kernel_set in _active:
@@ -166,5 +175,6 @@ def _import_file(path: Path) -> ModuleType:
 
 
 _chosen: dict[tuple, object] = {}
+_noted: set[str] = set()
 _active: tuple[KernelSet, ...] = ()
 use(*(["numba"] if importlib.util.find_spec("numba") else []), "cuda")

@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from tinygrad_llm import kernels
-from tinygrad_llm.tensor import Tensor
+from tinygrad_llm.devices import array_module, device_of
+from tinygrad_llm.errors import UserError
+from tinygrad_llm.tensor import Tensor, floating
 
 _recording = contextvars.ContextVar("recording", default=True)
 _watchers: list[Callable] = []
@@ -57,12 +59,25 @@ def operation(forward: Callable, backward: Callable) -> Callable:
             bound.apply_defaults()
             inputs, options = bound.args, bound.kwargs
         arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
-        first = next((x for x in arrays if hasattr(x, "dtype") and x.dtype.kind == "f"), arrays[0])
+        first = next((x for x in arrays if hasattr(x, "dtype") and floating(x.dtype)), arrays[0])
         run = kernels.select(forward.__name__, forward, first)
         run_back = kernels.select(backward.__name__, backward, first)
+        try:
+            return compute(run, run_back, inputs, arrays, options)
+        except kernels.Unsupported as error:
+            kernels.note_fallback(name, error)
+            return compute(forward, backward, inputs, arrays, options)
+        except (TypeError, ValueError) as error:
+            devices = {device_of(x) for x in (*arrays, *options.values()) if hasattr(x, "dtype")}
+            if len(devices) > 1:
+                where = " and ".join(sorted(devices))
+                raise UserError(f"{name}: its inputs must be on one device, and are on {where}: move them") from error
+            raise
+
+    def compute(run, run_back, inputs, arrays, options) -> Tensor:
         needs = wants_gradient(inputs) + (False,) * (len(signature.parameters) - len(inputs))
         if _takes(run, "needs"):
-            options["needs"] = needs
+            options = {**options, "needs": needs}
         y, *saved = watched("forward", name, run, arrays, options)
         if _takes(run_back, "needs"):
             saved.append(needs)
@@ -149,7 +164,7 @@ def wants_gradient(inputs: tuple) -> tuple[bool, ...]:
 def record(name: str, inputs: tuple, y: np.ndarray, backward: Callable) -> Tensor:
     """Wrap y in a Tensor; if y is floating and an input requires a gradient, with the Node that will send it."""
     result = Tensor(y)
-    if result.dtype.kind == "f":
+    if floating(result.dtype):
         wanted = wants_gradient(inputs)
         edges = tuple((x.node or x) if want else None for x, want in zip(inputs, wanted, strict=True))
         if any(edge is not None for edge in edges):
@@ -173,6 +188,8 @@ def backward(tensor: Tensor, gradient=None, retain_graph: bool = False) -> None:
     gradient = Tensor(gradient, tensor.dtype).data
     if gradient.shape != tensor.shape:
         raise RuntimeError(f"gradient has shape {gradient.shape}, the tensor {tensor.shape}")
+    if device_of(gradient) != tensor.device:
+        raise RuntimeError(f"gradient is on {device_of(gradient)}, the tensor on {tensor.device}")
     if tensor.node:
         walk_back(tensor.node, gradient, retain_graph)
     else:
@@ -201,7 +218,6 @@ def walk_back(root: Node, gradient: np.ndarray, retain_graph: bool = False) -> N
                     stack.append(edge)
                 pending[edge] += 1
 
-    add = kernels.select("add_forward", _add_forward, gradient)
     gradients, ready = {root: gradient}, [root]
     while ready:
         node = ready.pop()
@@ -224,11 +240,14 @@ def walk_back(root: Node, gradient: np.ndarray, retain_graph: bool = False) -> N
                         f"the backward of {node.name!r} gave its input {position} a gradient of shape "
                         f"{np.shape(dx)}, but the input has shape {edge.shape}"
                     )
-                dx = np.asarray(dx, dtype=edge.dtype)
+                dx = array_module(dx).asarray(dx, dtype=edge.dtype)
                 if isinstance(edge, Tensor):
                     edge.accumulate_grad(dx)
+                elif edge in gradients:
+                    add = kernels.select("add_forward", _add_forward, dx)
+                    gradients[edge] = add(gradients[edge], dx)[0]
                 else:
-                    gradients[edge] = add(gradients[edge], dx)[0] if edge in gradients else dx
+                    gradients[edge] = dx
             if isinstance(edge, Node):
                 pending[edge] -= 1
                 if pending[edge] == 0:

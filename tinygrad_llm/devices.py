@@ -13,6 +13,7 @@ or the environment variable TINYGRAD_LLM_CUDA=emulator for a whole program.
 
 import contextlib
 import functools
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ import numpy as np
 from tinygrad_llm.errors import UserError
 
 OLDEST = 75  # compute capability 7.5, Turing: the first whose tensor cores the kernels are compiled for
+DEVICE = re.compile(r"cpu|cuda(?::(\d+))?")
 
 _emulating = os.environ.get("TINYGRAD_LLM_CUDA") == "emulator"
 
@@ -92,12 +94,31 @@ def device_of(x) -> str:
     return f"cuda:{x.device.id}" if x.device.id else "cuda"
 
 
+def asarray(x) -> np.ndarray:
+    """x as an array: itself if it is one, on whatever device, else NumPy's."""
+    return x if on_device(x) else np.asarray(x)
+
+
+def device_or_dtype(target) -> tuple[str | None, np.dtype | None]:
+    """The one of the two that is meant by a name, or by a dtype. Raises UserError for what is neither."""
+    if isinstance(target, str) and DEVICE.fullmatch(target):
+        return ("cuda" if target == "cuda:0" else target), None
+    try:
+        if target == "bfloat16":
+            import ml_dtypes  # noqa: F401, which tells NumPy of it
+        return None, np.dtype(target)
+    except ModuleNotFoundError as error:
+        raise UserError("bfloat16 needs ml_dtypes: pip install 'tinygrad-llm[cuda]'") from error
+    except TypeError:
+        raise UserError(f"{target!r} is neither a dtype nor a device: devices are cpu, cuda, cuda:1, …") from None
+
+
 def to_device(x: np.ndarray, device: str) -> np.ndarray:
     """The array on this device: itself if it is there, else a copy. A GPU named becomes the current one.
 
     Raises UserError for an unknown device, and what `cupy` raises.
     """
-    found = re.fullmatch(r"cpu|cuda(?::(\d+))?", device)
+    found = DEVICE.fullmatch(device)
     if not found:
         raise UserError(f"no device {device!r}: there are cpu, cuda, and cuda:1 and so on for further GPUs")
     if device == "cpu":
@@ -107,3 +128,14 @@ def to_device(x: np.ndarray, device: str) -> np.ndarray:
         raise UserError(f"no device {device!r}: there are {cp.cuda.runtime.getDeviceCount()} GPUs, from cuda:0 on")
     cp.cuda.Device(number).use()
     return cp.asarray(x)
+
+
+def erfc(x: np.ndarray) -> np.ndarray:
+    """1 - erf(x), which NumPy lacks: in float64 and slowly from the standard library, or from CuPy on a device."""
+    if not on_device(x):
+        return np.vectorize(math.erfc, otypes="d")(x)
+    if _emulating:
+        return cupy().erfc(x)
+    from cupyx.scipy import special
+
+    return special.erfc(x)

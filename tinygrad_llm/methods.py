@@ -8,6 +8,7 @@ import operator
 import numpy as np
 
 from tinygrad_llm import autograd, ops
+from tinygrad_llm.devices import device_of, device_or_dtype, to_device
 from tinygrad_llm.tensor import Tensor
 
 METHODS = """abs amax argmax clamp cumsum exp expand flatten gather log log_softmax logsumexp masked_fill matmul max
@@ -17,9 +18,29 @@ OPERATORS = {"add": ops.add, "sub": ops.sub, "mul": ops.mul, "truediv": ops.div,
 COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge)
 
 
-def to(self: Tensor, dtype) -> Tensor:
-    """The same numbers in another dtype: this very tensor if it has it already."""
-    return self if self.dtype == dtype else ops.cast(self, dtype)
+class Copy(autograd.Function):
+    """The same numbers on another device; the gradient goes back to where they came from."""
+
+    @staticmethod
+    def forward(ctx, x, device):
+        ctx.source = device_of(x)
+        return to_device(x, device)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return to_device(dy, ctx.source)
+
+
+def to(self: Tensor, *targets) -> Tensor:
+    """The same numbers on another device ("cpu", "cuda", "cuda:1"), in another dtype, or both, as in
+    x.to("cuda", np.float16): this very tensor if nothing changes. Raises UserError for neither a device nor a dtype.
+    """
+    for device, dtype in map(device_or_dtype, targets):
+        if device and device != self.device:
+            self = Copy.apply(self, device)
+        if dtype and dtype != self.dtype:
+            self = ops.cast(self, dtype)
+    return self
 
 
 def clone(self: Tensor) -> Tensor:

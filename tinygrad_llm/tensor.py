@@ -5,11 +5,19 @@ What a Tensor is stands here; what can be done with it, `methods` adds: operator
 
 import numpy as np
 
+from tinygrad_llm.devices import device_of, on_device
+
+
+def floating(dtype: np.dtype) -> bool:
+    """Whether its numbers are floating, and so have gradients. NumPy itself does not count bfloat16."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
 
 class Tensor:
-    """A NumPy array that remembers where it came from, so that `backward()` can say how a loss depends on it.
+    """An array that remembers where it came from, so that `backward()` can say how a loss depends on it.
 
-    `data` is the array, of any dtype; Python numbers become int64, bool or, as in torch, float32.
+    `data` is the array, of any dtype, NumPy's or one on a device (see `tinygrad_llm.devices`). Python numbers become
+    int64, bool or, as in torch, float32.
     `grad` is None or the array of the loss's gradient, of the same shape and dtype, to which every backward adds.
     `node` is the operation that made this tensor, None for a leaf. Only floating tensors can require a gradient.
     """
@@ -46,6 +54,11 @@ class Tensor:
         return self.data.dtype
 
     @property
+    def device(self) -> str:
+        """Where the array is: "cpu", "cuda", "cuda:1" and so on."""
+        return device_of(self.data)
+
+    @property
     def ndim(self) -> int:
         return self.data.ndim
 
@@ -59,6 +72,9 @@ class Tensor:
         return self.data.size
 
     def numpy(self) -> np.ndarray:
+        """The array. Raises TypeError for one on a device, as torch does."""
+        if on_device(self.data):
+            raise TypeError(f"a tensor on {self.device} is no NumPy array: copy it first, with .to('cpu')")
         return self.data
 
     def item(self) -> float:
@@ -71,12 +87,13 @@ class Tensor:
         return len(self.data)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return np.array(self.data, dtype, copy=copy)
+        return np.array(self.numpy(), dtype, copy=copy)
 
     def __repr__(self) -> str:
         array = np.array2string(self.data, separator=", ", prefix="Tensor(")
         made = f", made by {self.node.name}" if self.node else ", requires_grad=True" if self.requires_grad else ""
-        return f"Tensor({array}, dtype={self.dtype}{made})"
+        where = f", device={self.device}" if on_device(self.data) else ""
+        return f"Tensor({array}, dtype={self.dtype}{where}{made})"
 
     def __bool__(self) -> bool:
         return bool(self.data)
@@ -91,7 +108,7 @@ class Tensor:
 
     def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
         """Ask for a gradient, or stop asking. Raises RuntimeError for a tensor of integers or booleans."""
-        if requires_grad and self.dtype.kind != "f":
+        if requires_grad and not floating(self.dtype):
             raise RuntimeError(f"only floating tensors have gradients, and this one is {self.dtype}")
         self.requires_grad = requires_grad
         return self

@@ -3,10 +3,13 @@
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
+from tinygrad_llm.devices import asarray, device_or_dtype, to_device
 from tinygrad_llm.errors import UserError
+from tinygrad_llm.quantization import Quantized
 from tinygrad_llm.tensor import Tensor
 
 
@@ -110,7 +113,7 @@ class Module:
         self.check_state_dict(state, strict)
         for name, parameter in self.named_parameters():
             if name in state:
-                parameter.data[...] = np.asarray(state[name])
+                parameter.data[...] = to_device(asarray(state[name]), parameter.device)
 
     def train(self, mode: bool = True) -> "Module":
         """Make this module and all below it train, so that dropout drops, or not."""
@@ -131,11 +134,24 @@ class Module:
         for parameter in self.parameters():
             parameter.grad = None
 
-    def to(self, dtype) -> "Module":
-        """Convert the parameters, in place."""
-        for parameter in self.parameters():
-            parameter.data = parameter.data.astype(dtype)
+    def to(self, *targets) -> "Module":
+        """Move the parameters to a device, convert them to a dtype, or both, in place: see `Tensor.to`. Quantized
+        weights move too. Gradients are forgotten; optimizers are to be made afterwards."""
+        for device, dtype in map(device_or_dtype, targets):
+            for parameter in self.parameters():
+                data = to_device(parameter.data, device or parameter.device)
+                parameter.data = data if dtype is None else data.astype(dtype)
+                parameter.grad = parameter.grad_buffer = None
+            for module in self.modules():
+                for name, value in vars(module).items():
+                    if device and isinstance(value, Quantized):
+                        setattr(module, name, replace(value, blocks=to_device(value.blocks, device)))
         return self
+
+    @property
+    def device(self) -> str:
+        """Where the parameters are; "cpu" without any."""
+        return next((parameter.device for _, parameter in self.named_parameters()), "cpu")
 
     def double(self) -> "Module":
         return self.to(np.float64)

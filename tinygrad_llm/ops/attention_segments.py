@@ -22,11 +22,11 @@ def attention_segments_forward(q, k, v, bounds, keep=None, dropout_p=0.0):
         kept = None if keep is None else keep[*text, start:end]
         y[text], *of_text = attention_forward(q[text], k[text], v[text], None, kept, dropout_p, is_causal=True)
         saved.append((text, of_text))
-    return y, q.shape, k.shape, saved
+    return y, q, k, saved
 
 
-def attention_segments_backward(dy, q_shape, k_shape, saved):
-    dq, dk, dv = (np.zeros(shape, dy.dtype) for shape in (q_shape, k_shape, k_shape))
+def attention_segments_backward(dy, q, k, saved):
+    dq, dk, dv = (np.zeros(x.shape, dy.dtype, like=dy) for x in (q, k, k))
     for text, of_text in saved:
         dq[text], dk[text], dv[text], _ = attention_backward(dy[text], *of_text, needs=(True, True, True, False))
     return dq, dk, dv

@@ -17,7 +17,7 @@ def concatenate_forward(*tensors, dim=0):
 
 
 def concatenate_backward(dy, sizes, dim):
-    return tuple(np.split(dy, np.cumsum(sizes)[:-1], axis=dim))
+    return tuple(np.split(dy, np.cumsum(sizes)[:-1].tolist(), axis=dim))
 
 
 concatenate = operation(concatenate_forward, concatenate_backward)

@@ -22,6 +22,7 @@ import numpy as np
 
 from tinygrad_llm.autograd import operation
 from tinygrad_llm.ops.reduction import reduce
+from tinygrad_llm.tensor import floating
 
 
 def cross_entropy_forward(logits, targets, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
@@ -43,7 +44,7 @@ def target_weights(logits, targets, weight, ignore_index, label_smoothing):
     """a (N, C), and what the mean divides by."""
     rows, classes = logits.shape
     w = np.ones(classes, logits.dtype, like=logits) if weight is None else weight
-    if targets.dtype.kind == "f":
+    if floating(targets.dtype):
         smooth = (1 - label_smoothing) * targets + label_smoothing / classes
         return w * smooth.astype(logits.dtype), max(rows, 1)
     counts = targets != ignore_index

@@ -11,7 +11,7 @@ from tinygrad_llm.autograd import operation
 
 
 def gather_forward(x, dim, index):
-    places = list(np.indices(index.shape, sparse=True))
+    places = list(np.ix_(*(np.arange(n, like=index) for n in index.shape)))
     places[dim] = index
     return x[tuple(places)], x.shape, tuple(places)
 

@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from tinygrad_llm.autograd import operation
+from tinygrad_llm.devices import erfc
 
 CUBIC = 0.044715
 ROOT = math.sqrt(2 / math.pi)
@@ -38,8 +39,8 @@ def gelu_backward(dy, x, approximate):
 
 
 def _normal_cdf(x):
-    """Phi(x), from the standard library's erfc, which NumPy lacks: exact in both tails, and slow."""
-    return (0.5 * np.vectorize(math.erfc, otypes="d")(x * -math.sqrt(0.5))).astype(x.dtype)
+    """Phi(x), from erfc, exact in both tails."""
+    return (0.5 * erfc(x * -math.sqrt(0.5))).astype(x.dtype)
 
 
 gelu = operation(gelu_forward, gelu_backward)

@@ -16,7 +16,8 @@ def permute_forward(x, *dims):
 
 
 def permute_backward(dy, dims):
-    return np.transpose(dy, np.argsort(dims))
+    inverse = np.argsort(dims).tolist()
+    return np.transpose(dy, inverse)
 
 
 permute = operation(permute_forward, permute_backward)

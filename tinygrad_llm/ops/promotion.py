@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_KINDS = {"b": 0, "i": 1, "u": 1, "f": 2}
+from tinygrad_llm.tensor import floating
+
+_KINDS = {"b": 0, "i": 1, "u": 1, "f": 2, "V": 2}  # V is how NumPy sees bfloat16
 
 
 def promote(*inputs) -> Sequence:
@@ -15,7 +17,7 @@ def promote(*inputs) -> Sequence:
     Python float that decides counts as float32. See https://docs.pytorch.org/docs/stable/tensor_attributes.html.
     """
     dtypes = {x.dtype for x in inputs if hasattr(x, "dtype")}
-    if len(dtypes) == 1 and dtypes.pop().kind == "f":
+    if len(dtypes) == 1 and floating(dtypes.pop()):
         return inputs  # as nearly always
     inputs = [x.item() if isinstance(x, np.generic) else x for x in inputs]
     dtypes = [getattr(x, "dtype", None) or np.min_scalar_type(x) for x in inputs]

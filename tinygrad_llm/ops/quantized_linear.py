@@ -39,9 +39,9 @@ def quantized_linear_backward(dy, blocks, type, has_bias, needs):
 
 def dequantize(blocks, type, dtype=np.float32):
     """The numbers (..., in) of blocks (..., in / 32 · bytes of a block) of this type."""
-    parts = np.ascontiguousarray(blocks).reshape(*blocks.shape[:-1], -1, BYTES[type])
+    parts = blocks.reshape(*blocks.shape[:-1], -1, BYTES[type])
     size = 4 if type == "Q4_1" else 2  # bytes of d and m
-    d, *m = np.moveaxis(np.ascontiguousarray(parts[..., :size]).view(np.float16).astype(dtype), -1, 0)[..., None]
+    d, *m = np.moveaxis(parts[..., :size].copy().view(np.float16).astype(dtype), -1, 0)[..., None]
     q = parts[..., size:]
     if type == "Q8_0":
         q = q.view(np.int8)

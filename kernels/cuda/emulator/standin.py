@@ -11,6 +11,7 @@ Halves are summed and multiplied as matrices in float32 and rounded at the end, 
 import functools
 import importlib
 import importlib.util
+import math
 import operator
 import sys
 from collections.abc import Iterator
@@ -269,6 +270,11 @@ def asnumpy(x, stream=None, order="C", out=None, blocking=True) -> np.ndarray:
 def get_array_module(*inputs):
     """This module if any of them is a device array, else NumPy."""
     return sys.modules[__name__] if any(isinstance(x, ndarray) for x in inputs) else np
+
+
+def erfc(x: ndarray) -> ndarray:
+    """As `cupyx.scipy.special.erfc`."""
+    return _wrap(np.vectorize(math.erfc, otypes="d")(x.host).astype(x.dtype))
 
 
 def __getattr__(name: str):

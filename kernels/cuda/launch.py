@@ -18,18 +18,21 @@ SHARED_UNASKED = 48 * 1024  # a kernel gets more of it only when told
 QUOTED_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)".*$', re.MULTILINE)
 
 
-_instead: dict[Path, Path] = {}
+_instead: dict[Path, tuple[Path, set]] = {}
 
 
 @contextlib.contextmanager
-def instead(file: str | Path, other: Path) -> Iterator[None]:
-    """Inside this block `other`, as it is now, is compiled wherever the kernels of `file` are asked for."""
-    place = (FOLDER / file).resolve()
-    _instead[place] = other.resolve()
+def instead(file: str | Path, other: Path) -> Iterator[set[tuple[str, str]]]:
+    """Inside this block `other`, as it is now, is compiled wherever the kernels of `file` are asked for.
+
+    Yields a set that gets the name and the dtype of each that is.
+    """
+    place, asked = (FOLDER / file).resolve(), set()
+    _instead[place] = other.resolve(), asked
     _kernel.cache_clear()  # `other` may have been another text before
     _module.cache_clear()
     try:
-        yield
+        yield asked
     finally:
         del _instead[place]
 
@@ -42,8 +45,10 @@ def kernel(file: str | Path, name: str, dtype, **constants: int) -> Callable:
     of the kernel's parameters, `NULL` for an array that is absent. Raises UserError for a file that is not
     there, does not compile, or has no such kernel.
     """
-    place = (FOLDER / file).resolve() if _instead else file
-    return _kernel(cupy(), str(_instead.get(place, file)), name, str(dtype), tuple(constants.items()))
+    if _instead and (found := _instead.get((FOLDER / file).resolve())):
+        file, asked = found
+        asked.add((name, str(dtype)))
+    return _kernel(cupy(), str(file), name, str(dtype), tuple(constants.items()))
 
 
 @functools.cache

@@ -1,8 +1,7 @@
 """Addition of arrays alike: `add.cu`; `tinygrad_llm.ops.add` has the definition, and adds what broadcasts."""
 
 from tinygrad_llm.devices import cupy, on_device
-from tinygrad_llm.kernels.cuda.elements import launch_elements
-from tinygrad_llm.kernels.cuda.layernorm import alike
+from tinygrad_llm.kernels.cuda.elements import alike, launch_elements
 from tinygrad_llm.ops import add as page
 
 SOURCE = "add.cu"

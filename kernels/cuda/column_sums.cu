@@ -8,7 +8,7 @@
 constexpr int GROUPS = 8;  // of threads that share a column's parts
 
 // parts (gridDim.y, count, width): for each of gridDim.y sums its parts. The results may be NULL. Block (32, GROUPS).
-extern "C" __global__ void __launch_bounds__(WARP* GROUPS) add_parts(
+extern "C" __global__ void __launch_bounds__(WARP * GROUPS) add_parts(
     const float* parts, scalar* sums, scalar* more_sums, int count, int width) {
   __shared__ float shared[GROUPS][WARP];
   const int c = blockIdx.x * WARP + threadIdx.x;

@@ -1,12 +1,19 @@
-"""Launches of kernels that compute element by element, a pack of 16 bytes a thread."""
+"""How kernels take their arrays, and launches of those that compute element by element, a pack of 16 bytes a thread."""
 
 import numpy as np
 
+from tinygrad_llm.devices import cupy
 from tinygrad_llm.kernels.cuda.column_sums import empty_parts
 from tinygrad_llm.kernels.cuda.launch import NULL, kernel
 
 THREADS = 256
 LANES, TILE_ROWS = 32, 8  # of a block with a tile of columns (see columns.cuh)
+
+
+def alike(x, *others) -> list:
+    """x and the others without gaps in memory and of x's dtype; None stays."""
+    cp = cupy()
+    return [a if a is None else cp.ascontiguousarray(a.astype(x.dtype, copy=False)) for a in (x, *others)]
 
 
 def launch_elements(source: str, name: str, *arrays, scalars: tuple = ()) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from tinygrad_llm.devices import cupy
 from tinygrad_llm.kernels.cuda.column_sums import add_parts, empty_parts
+from tinygrad_llm.kernels.cuda.elements import alike
 from tinygrad_llm.kernels.cuda.launch import NULL, kernel
 
 SOURCE = "layernorm.cu"
@@ -37,12 +38,6 @@ def layernorm_backward(dy, x, weight, has_bias, mean, rstd, arrived=None):
     arrays = (dy, x, weight, mean, rstd, arrived, dx, parts)
     launch_rows(SOURCE, "layernorm_backward", x, arrays, blocks=parts.shape[1])
     return dx, *add_parts(parts, x.dtype, weight is not None, has_bias)
-
-
-def alike(x, *others) -> list:
-    """x and the others without gaps in memory and of x's dtype; None stays."""
-    cp = cupy()
-    return [a if a is None else cp.ascontiguousarray(a.astype(x.dtype, copy=False)) for a in (x, *others)]
 
 
 def per_row(x):

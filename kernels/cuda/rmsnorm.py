@@ -5,7 +5,8 @@ import numpy as np
 
 from tinygrad_llm.devices import cupy
 from tinygrad_llm.kernels.cuda.column_sums import add_parts, empty_parts
-from tinygrad_llm.kernels.cuda.layernorm import alike, launch_rows, per_row
+from tinygrad_llm.kernels.cuda.elements import alike
+from tinygrad_llm.kernels.cuda.layernorm import launch_rows, per_row
 
 SOURCE = "rmsnorm.cu"
 

@@ -3,8 +3,7 @@ definition."""
 
 from tinygrad_llm.devices import cupy
 from tinygrad_llm.kernels.cuda.column_sums import add_parts
-from tinygrad_llm.kernels.cuda.elements import launch_elements, launch_tiles
-from tinygrad_llm.kernels.cuda.layernorm import alike
+from tinygrad_llm.kernels.cuda.elements import alike, launch_elements, launch_tiles
 
 SOURCE = "swiglu.cu"
 

@@ -1,0 +1,264 @@
+"""CUDA kernels of norms, activations, rotary embedding and sums, on the emulator: what the comparison with PyTorch of
+every operation does not show. Ladder, fused kernels, addresses and sizes off the beaten track, faults."""
+
+import shutil
+from importlib import import_module
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tinygrad_llm.devices import cupy, emulated
+from tinygrad_llm.kernels.cuda import layernorm
+from tinygrad_llm.kernels.cuda.emulator import order
+from tinygrad_llm.kernels.cuda.launch import FOLDER, instead
+from tinygrad_llm.verification import relative_error
+
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+# Arithmetic is in float32: of the 16-bit types only the result is rounded.
+LIMITS = {"float32": 8 * 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+ORDERS = ["forward", "reverse", "random"]
+VERSIONS = [f"versions/layernorm_{i}.cu" for i in range(1, 6)]
+
+
+@pytest.fixture(autouse=True)
+def on_the_emulator():
+    with emulated():
+        yield
+
+
+def norm(*shape: int, weight: bool = True, bias: bool = True):
+    """x, weight, bias and dy."""
+    vector = [shape[-1:] if wanted else None for wanted in (weight, bias)]
+    return shape, *vector, shape
+
+
+# What to run: by name the inputs' shapes, and what computes results from inputs with the functions of `page`, which is
+# a page of `ops` or a kernel. The fused kernels have no page: there the steps are those that they fuse.
+
+
+def pair(operation: str, count: int, **options):
+    def run(page, inputs):
+        y, *saved = getattr(page, f"{operation}_forward")(*inputs[:count], **options)
+        needs = [(True,) * count] if operation in ("add", "rotary") else []
+        gradients = getattr(page, f"{operation}_backward")(inputs[count], *saved, *needs)
+        return [y, *(gradients if isinstance(gradients, tuple) else [gradients])]
+
+    return run
+
+
+def add_norm(operation: str, count: int):
+    """The residual's sum, the norm, and in the backward the gradient that has arrived."""
+
+    def run(page, inputs):
+        x, residual, *vectors, dy, arrived = inputs
+        if hasattr(page, f"add_{operation}_forward"):
+            z, y, *saved = getattr(page, f"add_{operation}_forward")(x, residual, *vectors)
+            return [z, y, *getattr(page, f"{operation}_backward")(dy, *saved, arrived)]
+        z = rounded(x + residual, run.dtype)
+        y, *saved = getattr(page, f"{operation}_forward")(z, *vectors)
+        dz, *others = getattr(page, f"{operation}_backward")(dy, *saved)
+        return [z, y, dz + arrived, *others]
+
+    return run
+
+
+def bias_gelu(approximate: str):
+    def run(page, inputs):
+        h, bias, da = inputs
+        if hasattr(page, "bias_gelu_forward"):
+            a = page.bias_gelu_forward(h, bias, approximate)
+            dh, dbias, again = page.bias_gelu_backward(da, h, bias, approximate, again=True)
+            return [a, dh, dbias, again]
+        a, *saved = page.gelu_forward(h if bias is None else h + bias, approximate)
+        dh = page.gelu_backward(da, *saved)
+        return [a, dh, None if bias is None else dh.sum(axis=tuple(range(dh.ndim - 1))), a]
+
+    return run
+
+
+def bias_swiglu(page, inputs):
+    gate, gate_bias, up, up_bias, dy = inputs
+    if hasattr(page, "bias_swiglu_forward"):
+        y = page.bias_swiglu_forward(gate, gate_bias, up, up_bias)
+        return [y, *page.bias_swiglu_backward(dy, gate, gate_bias, up, up_bias)]
+    y, *saved = page.swiglu_forward(gate + gate_bias, up + up_bias)
+    dgate, dup = page.swiglu_backward(dy, *saved)
+    return [y, dgate, dgate.sum(axis=0), dup, dup.sum(axis=0)]
+
+
+RUNS = {
+    "layernorm": (pair("layernorm", 3), lambda rows, width: norm(rows, width)),
+    "layernorm without bias": (pair("layernorm", 3), lambda rows, width: norm(rows, width, bias=False)),
+    "rmsnorm": (pair("rmsnorm", 2), lambda rows, width: [(rows, width), (width,), (rows, width)]),
+    "rmsnorm without weight": (pair("rmsnorm", 2), lambda rows, width: [(rows, width), None, (rows, width)]),
+    "add_layernorm": (add_norm("layernorm", 4), lambda *s: [s, s, s[1:], s[1:], s, s]),
+    "add_rmsnorm": (add_norm("rmsnorm", 3), lambda *s: [s, s, s[1:], s, s]),
+    "gelu": (pair("gelu", 1), lambda *s: [s, s]),
+    "gelu tanh": (pair("gelu", 1, approximate="tanh"), lambda *s: [s, s]),
+    "bias_gelu": (bias_gelu("none"), lambda *s: [s, s[1:], s]),
+    "bias_gelu tanh without bias": (bias_gelu("tanh"), lambda *s: [s, None, s]),
+    "swiglu": (pair("swiglu", 2), lambda *s: [s, s, s]),
+    "bias_swiglu": (bias_swiglu, lambda *s: [s, s[1:], s, s[1:], s]),
+    "add": (pair("add", 2), lambda *s: [s, s, s]),
+    "rotary": (
+        pair("rotary", 3),
+        lambda rows, width: [(2, 3, rows, 2 * width), *2 * [(rows, 2 * width)], (2, 3, rows, 2 * width)],
+    ),
+    "rotary interleaved": (
+        pair("rotary", 3, interleaved=True),
+        lambda rows, width: [(2, 3, rows, 2 * width), *2 * [(2, 1, rows, 2 * width)], (2, 3, rows, 2 * width)],
+    ),
+}
+
+
+def page_of(name: str) -> str:
+    return name.split()[0].removeprefix("add_").removeprefix("bias_")
+
+
+def rounded(x: np.ndarray, dtype: str) -> np.ndarray:
+    return x.astype(DTYPES[dtype]).astype(np.float64)
+
+
+def inputs_of(name: str, rows: int, width: int, dtype: str) -> list[np.ndarray | None]:
+    """Float64 with values that the dtype holds exactly."""
+    random = np.random.default_rng(rows * width)
+    shapes = RUNS[name][1](rows, width)
+    return [None if shape is None else rounded(random.normal(size=shape), dtype) for shape in shapes]
+
+
+def exact(name: str, inputs: list, dtype: str) -> list[np.ndarray | None]:
+    run = RUNS[name][0]
+    run.dtype = dtype
+    return run(import_module(f"tinygrad_llm.ops.{page_of(name)}"), inputs)
+
+
+def ours(name: str, inputs: list, dtype: str, place=lambda x: x) -> list[np.ndarray | None]:
+    """The results of the kernels from the inputs on the device, each where `place` puts it."""
+    cp, kernel = cupy(), import_module(f"tinygrad_llm.kernels.cuda.{page_of(name)}")
+    given = [x if x is None else place(cp.asarray(x.astype(DTYPES[dtype]))) for x in inputs]
+    results = RUNS[name][0](kernel, given)
+    assert all(y is None or y.dtype == DTYPES[dtype] for y in results)
+    return [y if y is None else y.get().astype(np.float64) for y in results]
+
+
+def errors(results: list, expected: list) -> list[float]:
+    assert [y is None for y in results] == [y is None for y in expected]
+    return [relative_error(y, z) for y, z in zip(results, expected, strict=True) if y is not None]
+
+
+def off_by_one(x):
+    """The same array, one element off the address that it would have."""
+    memory = cupy().empty(x.size + 1, x.dtype)
+    memory[1:] = x.reshape(-1)
+    return memory[1:].reshape(x.shape)
+
+
+def with_gaps(x):
+    memory = cupy().empty((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
+    memory[..., ::-2] = x
+    return memory[..., ::-2]
+
+
+def transposed(x):
+    """The first axes in another order in memory, as heads are in a projection's output."""
+    return x.swapaxes(0, -2).copy().swapaxes(0, -2) if x.ndim > 1 else x
+
+
+@pytest.mark.parametrize("place", [off_by_one, with_gaps, transposed])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", RUNS)
+def test_anywhere_in_memory(name, dtype, place):
+    """Widths of whole packs that lie where packs cannot be loaded, and widths that are not."""
+    for rows, width in [(5, 64), (3, 13)]:
+        inputs = inputs_of(name, rows, width, dtype)
+        worst = max(errors(ours(name, inputs, dtype, place), exact(name, inputs, dtype)))
+        assert worst <= LIMITS[dtype], (rows, width)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_same_bits_in_every_order_of_threads(name):
+    """More rows than the sums down the columns have parts, so that both of their steps add up several numbers."""
+    inputs = inputs_of(name, 2100 if name.startswith("bias") else 150, 9, "float32")
+    results = []
+    for each in ORDERS:
+        with order(each):
+            results.append(ours(name, inputs, "float32"))
+    assert max(errors(results[0], exact(name, inputs, "float32"))) <= LIMITS["float32"]
+    for other in results[1:]:
+        for first, second in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["layernorm", "rmsnorm", "add_layernorm", "add_rmsnorm"])
+def test_rows_longer_than_the_registers_of_a_block(name, dtype, monkeypatch):
+    monkeypatch.setattr(layernorm, "MOST_THREADS", 32)
+    for rows, width in [(3, 1400), (2, 1023)]:
+        inputs = inputs_of(name, rows, width, dtype)
+        assert max(errors(ours(name, inputs, dtype), exact(name, inputs, dtype))) <= LIMITS[dtype], width
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_nothing_is_computed_from_nothing(name):
+    results = ours(name, inputs_of(name, 0, 8, "float32"), "float32")
+    for result, expected in zip(results, exact(name, inputs_of(name, 0, 8, "float32"), "float32"), strict=True):
+        assert result is expected is None or (result.shape == expected.shape and not result.any())
+
+
+# The ladder
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_version_of_the_ladder_computes_the_same(version, dtype, monkeypatch):
+    with instead("layernorm.cu", FOLDER / version):
+        for rows, width, most in [(5, 33, 512), (150, 8, 512), (3, 1400, 64)]:
+            monkeypatch.setattr(layernorm, "MOST_THREADS", most)
+            for name in ("layernorm", "layernorm without bias"):
+                inputs = inputs_of(name, rows, width, dtype)
+                expected, results = exact(name, inputs, dtype), []
+                for each in ORDERS:
+                    with order(each):
+                        results.append(ours(name, inputs, dtype))
+                    assert max(errors(results[-1], expected)) <= LIMITS[dtype], (each, rows, width)
+                assert all(np.array_equal(a, b) for a, b in zip(results[0], results[2], strict=True) if a is not None)
+
+
+def test_the_last_version_adds_the_residual():
+    inputs = inputs_of("add_layernorm", 5, 33, "bfloat16")
+    with instead("layernorm.cu", FOLDER / VERSIONS[-1]):
+        results = ours("add_layernorm", inputs, "bfloat16")
+    assert max(errors(results, exact("add_layernorm", inputs, "bfloat16"))) <= LIMITS["bfloat16"]
+
+
+# Faults: text of a file that the backward alone uses, and what replaces it
+
+FAULTS = {
+    "layernorm": ("norm.cuh", "(g - mean_g - xhat * mean_g_xhat)", "(g - xhat * mean_g_xhat)"),
+    "rmsnorm": ("norm.cuh", "(g - mean_g - xhat * mean_g_xhat)", "(g - mean_g)"),
+    "add_layernorm": ("norm.cuh", "dbiases[k] = dbiases[k] + d;", "dbiases[k] = d;"),
+    "add_rmsnorm": ("norm.cuh", "arrived ? v + load(arrived + start + c, left) : v", "v"),
+    "gelu": ("gelu.cu", "x * DENSITY *", "DENSITY *"),
+    "gelu tanh": ("gelu.cu", "(1 + 3 * CUBIC * x * x)", "1"),
+    "bias_gelu": ("columns.cuh", "sum = sum + shared[i][threadIdx.x]", "sum = shared[i][threadIdx.x]"),
+    "swiglu": ("swiglu.cu", "v * p * (1 - p)", "v * p"),
+    "bias_swiglu": ("swiglu.cu", "d * (load(up + i, left) + bu)", "d * load(up + i, left)"),
+    "rotary": ("rotary.cu", "x1 * cos1 + x2 * sin2", "x1 * cos1 - x2 * sin2"),
+    "rotary interleaved": ("rotary.cu", "turned(x1 * sin1)", "turned(x1) * sin1"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_seeded_fault_of_the_backward_is_seen(name, tmp_path):
+    file, old, new = FAULTS[name]
+    for path in [*FOLDER.glob("*.cu"), *FOLDER.glob("*.cuh")]:
+        shutil.copy(path, tmp_path)
+    text = (tmp_path / file).read_text()
+    assert text.count(old) == 1
+    (tmp_path / file).write_text(text.replace(old, new))
+    inputs = inputs_of(name, 150, 12, "float32")  # some blocks have two rows
+    with instead(f"{page_of(name)}.cu", tmp_path / f"{page_of(name)}.cu"):
+        y, *gradients = errors(ours(name, inputs, "float32"), exact(name, inputs, "float32"))
+    assert y <= LIMITS["float32"]
+    assert max(gradients) > 1e-3

@@ -6,6 +6,7 @@ Inputs are Tensors; class indices, masks and class weights may be Tensors or arr
 import numpy as np
 
 from tinygrad_llm import ops, random
+from tinygrad_llm.devices import asarray, on_device, to_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.ops import cat, logsigmoid, relu, sigmoid, silu, stack, tanh, where
 from tinygrad_llm.ops.quantized_linear import dequantize
@@ -88,15 +89,17 @@ def embedding(input, weight: Tensor | Quantized, padding_idx: int | None = None)
     """The rows of weight (V, C) at the token ids `input` (...): (..., C). The row padding_idx receives no gradient,
     nor does a quantized weight.
 
-    Raises UserError for an id outside [0, V), saying where it stands.
+    Raises UserError for an id outside [0, V), saying where it stands; but ids on a device are taken as they are.
     """
     ids = _array(input)
     if ids.dtype.kind not in "iu":
         raise UserError(f"token ids must be integers, not {ids.dtype}")
-    outside = (ids < 0) | (ids >= weight.size(0))
-    if outside.any():
-        position = tuple(int(i) for i in np.argwhere(outside)[0])
-        raise UserError(f"token {ids[position]} at {list(position)} is outside the vocabulary of {weight.size(0)}")
+    if not on_device(ids):
+        outside = (ids < 0) | (ids >= weight.size(0))
+        if outside.any():
+            position = tuple(int(i) for i in np.argwhere(outside)[0])
+            raise UserError(f"token {ids[position]} at {list(position)} is outside the vocabulary of {weight.size(0)}")
+        ids = to_device(ids, weight.device)
     if isinstance(weight, Quantized):
         return Tensor(dequantize(weight.blocks[ids], weight.type))
     if padding_idx is not None and padding_idx < 0:
@@ -168,16 +171,15 @@ def scaled_dot_product_attention(
             attn_mask = attn_mask.reshape(-1, *attn_mask.shape[-3:])
         y = scaled_dot_product_attention(*four, attn_mask, dropout_p, is_causal, scale, enable_gqa)
         return y.reshape(*query.shape[:-1], value.size(-1))
-    if attn_mask is not None and not isinstance(attn_mask, Tensor | np.ndarray):
-        attn_mask = _array(attn_mask)
-    if isinstance(attn_mask, Tensor) and not attn_mask.requires_grad:
-        attn_mask = attn_mask.data
+    if attn_mask is not None and not (isinstance(attn_mask, Tensor) and attn_mask.requires_grad):
+        attn_mask = to_device(_array(attn_mask), query.device)
     keep = random.mask((*query.shape[:-1], key.size(-2)), dropout_p) if dropout_p else None
     return ops.attention(query, key, value, attn_mask, keep, dropout_p, is_causal, scale)
 
 
 def rotary_embedding(input: Tensor, cos, sin, interleaved: bool = False) -> Tensor:
     """input (..., T, D) with its pairs of channels turned by angles whose cosines and sines are cos and sin (T, D)."""
+    cos, sin = (to_device(_array(x), input.device) for x in (cos, sin))
     return ops.rotary(input, cos, sin, interleaved=interleaved)
 
 
@@ -221,7 +223,7 @@ def linear_cross_entropy(
 ) -> Tensor:
     """cross_entropy(linear(input, linear_weight), target) for input (N, C), linear_weight (V, C) and classes (N,),
     without ever holding all the logits."""
-    target = _classes(_array(target), linear_weight.size(0), ignore_index)
+    target = _classes(_array(target), linear_weight.size(0), ignore_index, input.device)
     return ops.linear_cross_entropy(
         input,
         linear_weight,
@@ -254,12 +256,12 @@ def binary_cross_entropy_with_logits(
 
 
 def _array(x) -> np.ndarray:
-    return x.data if isinstance(x, Tensor) else np.asarray(x)
+    return x.data if isinstance(x, Tensor) else asarray(x)
 
 
 def _constant(x, like: Tensor) -> np.ndarray | None:
-    """An array of the tensor's dtype, for what has no gradient."""
-    return None if x is None else _array(x).astype(like.dtype)
+    """An array of the tensor's dtype and on its device, for what has no gradient."""
+    return None if x is None else to_device(_array(x).astype(like.dtype), like.device)
 
 
 def _over_last_axes(norm, input: Tensor, normalized_shape, parameters: list, eps: float) -> Tensor:
@@ -285,14 +287,17 @@ def _class_rows(input: Tensor, target, ignore_index: int) -> tuple[Tensor, np.nd
         return rows, target.transpose(last).reshape(-1, classes), shape
     if target.shape != shape:
         raise UserError(f"targets of shape {target.shape} for an input of shape {input.shape}: expected {shape}")
-    return rows, _classes(target.reshape(-1), classes, ignore_index), shape
+    return rows, _classes(target.reshape(-1), classes, ignore_index, input.device), shape
 
 
-def _classes(target: np.ndarray, classes: int, ignore_index: int) -> np.ndarray:
+def _classes(target: np.ndarray, classes: int, ignore_index: int, device: str) -> np.ndarray:
+    """Class targets, on this device; those that are on one already are not checked, for nobody shall wait for it."""
     if target.dtype.kind not in "iu":
         raise UserError(f"class targets must be integers, not {target.dtype}")
+    if on_device(target):
+        return target
     outside = ((target < 0) | (target >= classes)) & (target != ignore_index)
     if outside.any():
         position = int(np.argmax(outside))
         raise UserError(f"target {target[position]} at position {position} is outside the {classes} classes")
-    return target
+    return to_device(target, device)

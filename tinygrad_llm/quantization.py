@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tinygrad_llm.devices import device_of
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.ops.quantized_linear import BYTES, dequantize
 
@@ -42,6 +43,11 @@ class Quantized:
 
     def size(self, dim: int) -> int:
         return self.shape[dim]
+
+    @property
+    def device(self) -> str:
+        """Where the blocks are."""
+        return device_of(self.blocks)
 
     @property
     def nbytes(self) -> int:

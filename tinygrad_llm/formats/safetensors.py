@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from tinygrad_llm.devices import to_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import reading
 from tinygrad_llm.formats.stored import BFLOAT16, MOST_AXES, Stored
@@ -24,11 +25,11 @@ KINDS |= {"BOOL": "?"}
 
 
 def save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Write a safetensors file. Raises OSError where that fails, as every other way to write a file does."""
+    """Write a safetensors file, of arrays on any device. Raises OSError where that fails, as every other way does."""
     path.touch()
     mode = path.stat().st_mode
     try:
-        save_file({name: np.asarray(x, order="C") for name, x in arrays.items()}, path, metadata={"format": "pt"})
+        save_file({name: np.asarray(to_device(x, "cpu"), order="C") for name, x in arrays.items()}, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(str(error)) from error
     path.chmod(mode)  # the library leaves the file to its owner alone

@@ -7,6 +7,7 @@ import numpy as np
 
 from tinygrad_llm import random
 from tinygrad_llm.autograd import no_grad
+from tinygrad_llm.devices import to_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.generation.sampling import Sampling
 from tinygrad_llm.tensor import Tensor
@@ -168,7 +169,7 @@ class Context:
                 h = self._read_once(ids)
             else:
                 h = self.model.hidden(ids[:, past:], self.cache)
-            logits = self.model.head(h[:, -1]).data
+            logits = to_device(self.model.head(h[:, -1]).data, "cpu")
         self.ids, self.padding = ids, padding
         return logits
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from tinygrad_llm import functional as F
 from tinygrad_llm import random
+from tinygrad_llm.devices import asarray, on_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.nn import Cache, Embedding, KVCache, Linear, Module, Parameter, initial
 from tinygrad_llm.quantization import Quantized
@@ -56,15 +57,17 @@ class LanguageModel(Module):
 
     def loss(self, ids, targets, reduction: str = "mean", ignore_index: int = -100, segments=None) -> Tensor:
         """Cross-entropy of the next token: ids, targets and segments (B, T). Never holds all the logits, unless the
-        head is quantized, and makes none where the target is ignored, unless each loss is asked for."""
+        head is quantized, and makes none where the target is ignored, unless each loss is asked for or the targets are on
+        a device, where to count them would be to wait."""
         return self.head_loss(self.hidden(ids, segments=segments), targets, reduction, ignore_index)
 
     def head_loss(self, h: Tensor, targets, reduction: str = "mean", ignore_index: int = -100) -> Tensor:
         """`loss`, for what `hidden` has given (B, T, C)."""
-        h, targets = h.reshape(-1, h.size(-1)), np.asarray(targets).reshape(-1)
-        counting = np.flatnonzero(targets != ignore_index)
-        if reduction != "none" and 0 < len(counting) < len(targets):
-            h, targets = F.embedding(counting, h), targets[counting]  # these rows of h
+        h, targets = h.reshape(-1, h.size(-1)), asarray(targets).reshape(-1)
+        if reduction != "none" and not on_device(targets):
+            counting = np.flatnonzero(targets != ignore_index)
+            if 0 < len(counting) < len(targets):
+                h, targets = F.embedding(counting, h), targets[counting]  # these rows of h
         options = {"reduction": reduction, "ignore_index": ignore_index}
         if isinstance(self.head_weight, Tensor):
             return F.linear_cross_entropy(h, self.head_weight, targets, **options)
@@ -81,10 +84,10 @@ class LanguageModel(Module):
         `padding` (B,) says how many of each sequence's first tokens only fill it up on the left.
         """
         c = self.config
-        dtype = next(parameter for _, parameter in self.named_parameters()).dtype
+        like = next(parameter for _, parameter in self.named_parameters()).data
         capacity = c.block_size if length is None else min(length, c.block_size)
         try:
-            layers = [KVCache(batch, c.n_kv_head, capacity, c.head_dim, dtype) for _ in range(c.n_layer)]
+            layers = [KVCache(batch, c.n_kv_head, capacity, c.head_dim, like.dtype, like) for _ in range(c.n_layer)]
         except (MemoryError, ValueError) as error:
             raise UserError(f"there is no memory for a cache of {batch} × {capacity} tokens: give a length") from error
         return Cache(layers, padding)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinygrad_llm import ops
+from tinygrad_llm.devices import to_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.models.language_model import LanguageModel
 from tinygrad_llm.nn import Cache, Embedding, KVCache, Linear, Module, RMSNorm, attend, decoding, split_heads
@@ -181,6 +182,7 @@ class Llama(LanguageModel):
         cos, sin = rotation(positions, c.rope_theta, c.head_dim, c.rope_scaling, x.dtype)  # (T, D) or (B, T, D)
         if cos.ndim == 3:
             cos, sin = cos[:, None], sin[:, None]  # (B, 1, T, D)
+        cos, sin = to_device(cos, x.device), to_device(sin, x.device)
         if (y := decoding.steps(x, self.layers, cache, cos, sin)) is not None:
             return self.norm(y)
         for i, block in enumerate(self.layers):

@@ -10,10 +10,10 @@ from tinygrad_llm.tensor import Tensor
 
 
 class KVCache:
-    """One layer's keys and values (B, H_kv, capacity, D), in arrays of their final size."""
+    """One layer's keys and values (B, H_kv, capacity, D), in arrays of their final size, on the device of `like`."""
 
-    def __init__(self, batch: int, n_kv_head: int, capacity: int, head_dim: int, dtype=np.float32):
-        self.keys = np.empty((batch, n_kv_head, capacity, head_dim), dtype)
+    def __init__(self, batch: int, n_kv_head: int, capacity: int, head_dim: int, dtype=np.float32, like=None):
+        self.keys = np.empty((batch, n_kv_head, capacity, head_dim), dtype, like=like)
         self.values = np.empty_like(self.keys)
         self.length = 0
 

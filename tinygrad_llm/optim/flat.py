@@ -12,8 +12,8 @@ def flatten(parameters: list[Parameter]) -> tuple[np.ndarray, np.ndarray]:
     """Move the parameters into one flat array, in their order, and return it and that of their gradients.
 
     Each parameter's `data` becomes a view of the first and its `grad_buffer` one of the second. Move a model to
-    its device and dtype before, since `Module.to` makes new arrays. Raises UserError for no parameters, one given twice,
-    and mixed dtypes or devices.
+    its device and dtype before, since `Module.to` makes new arrays. Raises UserError for no parameters, one given
+    twice, and mixed dtypes or devices.
     """
     if not parameters:
         raise UserError("an optimizer needs at least one parameter that requires a gradient")

@@ -39,10 +39,12 @@ class LoopConfig:
         weight_decay: of matrices and embeddings; biases and norms have none
         grad_clip: the largest norm of the gradient, beyond which it is scaled down; 0 for no limit
         eval_interval: steps between evaluations
-        log_interval: steps between lines in metrics.jsonl
+        log_interval: steps between lines in metrics.jsonl; on a GPU, between readings of the loss
         checkpoint_interval: steps between checkpoints; the best and the last two are kept
         seed: fixes the first weights, the order of the data, dropout and the samples
         dtype: the numbers to compute with
+        device: cpu, or cuda, cuda:1, … for a GPU
+        precision: of matrix products on a GPU: float32; or by tensor cores tf32, bfloat16 or float16, summed in float32
         kernels: kernel sets by preference, with commas between them; numba where it is installed
         threads: cores to use; all unless given
     """
@@ -66,6 +68,8 @@ class LoopConfig:
     checkpoint_interval: int = 250
     seed: int = 1337
     dtype: Literal["float32", "float64"] = "float32"
+    device: str = "cpu"
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
     kernels: str | None = None
     threads: int | None = None
 
@@ -82,6 +86,8 @@ class LoopConfig:
             raise UserError(f"schedule must be one of {', '.join(SHAPES)}, not {self.schedule!r}")
         if self.dtype not in ("float32", "float64"):
             raise UserError(f"dtype must be float32 or float64, not {self.dtype!r}")
+        if self.device == "cpu" and self.precision != "float32":
+            raise UserError(f"precision {self.precision} is a GPU's: leave it out, or give --device cuda")
         if self.min_lr > self.learning_rate and self.schedule != "constant":
             raise UserError(f"min_lr {self.min_lr} is above learning_rate {self.learning_rate}: lower it as well")
 

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from tinygrad_llm import kernels, random
+from tinygrad_llm.devices import to_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import write_atomic
+from tinygrad_llm.kernels.cuda import precision
 from tinygrad_llm.memory import keep_freed_memory
 from tinygrad_llm.nn import Module
 from tinygrad_llm.optim import AdamW, decay_groups, learning_rate
@@ -47,6 +49,7 @@ class Loop:
         self.run = run
         self.resumed = checkpoint.newest(run, print)
         self.step, self.best, self.val = 0, {"loss": math.inf, "step": 0}, None
+        self.unread: list[tuple[int, float]] = []  # tokens and seconds of the steps since the last reading of a loss
 
     def loss(self, batch) -> Tensor:
         """The sum of the losses of a micro-batch."""
@@ -96,6 +99,7 @@ class Loop:
         `data` tells this data from other, in what JSON can hold.
         """
         c, self.data = self.config, data
+        self.model.to(c.device)
         groups = decay_groups(self.model.parameters(), c.weight_decay)
         self.optimizer = AdamW(groups, c.learning_rate, (c.beta1, c.beta2), weight_decay=c.weight_decay)
         if self.resumed:
@@ -147,13 +151,22 @@ class Loop:
         batches = [next(self.batches) for _ in range(self.config.gradient_accumulation_steps)]
         values = self.optimize(batches)
         self.step += 1
-        speed = sum(self.tokens(batch) for batch in batches) / (time.perf_counter() - start)
-        self.display.update(self.step, values["loss"], self.val, speed)
-        if self.step % self.config.log_interval == 0:
-            self.metrics.log(self.step, "batch", **values, tokens_per_second=round(speed))
+        log = self.step % self.config.log_interval == 0
+        if log or self.config.device == "cpu":
+            values = self.read(values, self.step)
+        self.unread.append((sum(self.tokens(batch) for batch in batches), time.perf_counter() - start))
+        if log or self.config.device == "cpu":
+            tokens, seconds = map(sum, zip(*self.unread, strict=True))
+            self.unread.clear()
+            self.display.update(self.step, values["loss"], self.val, tokens / seconds)
+        if log:
+            self.metrics.log(self.step, "batch", **values, tokens_per_second=round(tokens / seconds))
 
-    def optimize(self, batches: list) -> dict[str, float]:
-        """Move the parameters by the mean loss of these micro-batches; return what is worth a line of metrics."""
+    def optimize(self, batches: list) -> dict[str, Any]:
+        """Move the parameters by the mean loss of these micro-batches; return what is worth a line of metrics.
+
+        On a device nobody waits for the numbers in it: `read` does, when they are wanted.
+        """
         c = self.config
         count = sum(self.weight(batch) for batch in batches)
         self.optimizer.zero_grad()
@@ -161,15 +174,22 @@ class Loop:
         for batch in batches:
             loss = self.loss(batch)
             (loss / count).backward()
-            total += loss.item()
-        loss = total / count
+            total = total + (loss.item() if c.device == "cpu" else loss.data)
         norm, scale = self.optimizer.clip_grad_norm(c.grad_clip or math.inf)
-        self.check_finite("loss", loss, self.step + 1)
-        self.check_finite("gradient's norm", norm, self.step + 1)
+        values = {"loss": total / count, "gradient_norm": norm}
+        if c.device == "cpu":
+            self.read(values, self.step + 1)
         lr = learning_rate(self.step, c.schedule, c.learning_rate, c.min_lr, c.warmup_iters, c.lr_decay_iters)
         self.optimizer.lr = lr
         self.optimizer.step(scale)
-        return {"loss": loss, "learning_rate": lr, "gradient_norm": norm}
+        return values | {"learning_rate": lr}
+
+    def read(self, values: dict[str, Any], step: int) -> dict[str, float]:
+        """The values of a step as numbers of the host's. Raises FloatingPointError as `check_finite`."""
+        values = {name: float(value) for name, value in values.items()}
+        self.check_finite("loss", values["loss"], step)
+        self.check_finite("gradient's norm", values["gradient_norm"], step)
+        return values
 
     def evaluate(self) -> None:
         """Measure how good the model is now, and show it."""
@@ -195,7 +215,7 @@ class Loop:
     def save(self) -> Path:
         """Write a checkpoint, then remove those that are no longer kept."""
         self.display.status("saving")
-        self.check_finite("largest weight", np.abs(self.optimizer.data).max(), self.step)
+        self.check_finite("largest weight", float(np.abs(self.optimizer.data).max()), self.step)
         folder = checkpoint.save(self.run, self.write_model, self.optimizer, self.state_dict())
         checkpoint.prune(self.run, f"step-{self.best['step']:06d}")
         return folder
@@ -210,9 +230,15 @@ class Loop:
 
 
 def compute_as(config: LoopConfig) -> dict[str, Any]:
-    """Use the kernels and threads that the settings name, and return what they mean here."""
+    """Use the device, kernels and threads that the settings name, and return what they mean here.
+
+    Raises UserError for a device that there is not, and for a precision that it does not have.
+    """
     if config.kernels is not None:
         kernels.use(*config.kernels.split(","))
+    like = to_device(np.zeros(1, config.dtype), config.device)
+    if config.device != "cpu":
+        precision.use(config.precision)
     threads = set_threads(config.threads)
     keep_freed_memory()
-    return {"kernels": ",".join(kernels.active()), "threads": threads}
+    return {"kernels": ",".join(kernels.active(like)), "threads": threads}

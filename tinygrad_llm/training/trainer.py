@@ -17,6 +17,7 @@ from tinygrad_llm.formats.huggingface import load_pretrained, save_pretrained
 from tinygrad_llm.generation import generate
 from tinygrad_llm.models import GPT
 from tinygrad_llm.tensor import Tensor
+from tinygrad_llm.training.ahead import Ahead
 from tinygrad_llm.training.config import TrainingConfig
 from tinygrad_llm.training.loop import Loop, compute_as
 
@@ -52,6 +53,8 @@ class Trainer(Loop):
         self.model = load_pretrained(resumed).train() if resumed else GPT(model).to(c.dtype)
         if (self.model.config, self.model.wte.weight.dtype) != (model, c.dtype):
             raise UserError(f"the model in {resumed} is another than the settings describe: leave those as they are")
+        if c.device != "cpu":
+            self.batches = Ahead(self.batches)
         self.begin({"tokens": [len(part) for part in tokens], "crc32": [zlib.crc32(part) for part in tokens]})
 
     def loss(self, batch: Batch) -> Tensor:
@@ -68,13 +71,13 @@ class Trainer(Loop):
         self.model.eval()
         with no_grad():
             count = min(self.config.eval_iters, len(batches))
-            loss = np.mean([self.model.loss(*batches.batch(i)).item() for i in range(count)])
+            losses = [self.model.loss(*batches.batch(i)).data for i in range(count)]
         self.model.train()
-        return float(loss)
+        return float(np.mean([float(loss) for loss in losses]))
 
     def sample(self) -> str:
         """Text that the model writes now, after the first token of the training text."""
-        ids = [int(self.batches.tokens[0])]
+        ids = [int(self.evaluation["train"].tokens[0])]
         ids += generate(self.model, ids, self.config.sample_length, temperature=0.8, seed=self.config.seed)
         return self.tokenizer.decode(ids)
 

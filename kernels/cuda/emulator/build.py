@@ -19,8 +19,11 @@ SANITIZERS = {
     None: [],
     "thread": ["-g", "-fsanitize=thread"],
     "address": ["-g", "-fsanitize=address"],
+    # ThreadSanitizer's calls at every access, and our own memory.cpp to answer them.
+    "memory": ["-g", "-fsanitize=thread", "-DEMULATOR_MEMORY"],
 }
-FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fno-strict-aliasing", "-w"]
+WITHOUT_SANITIZER = ["-nodefaultlibs", "-lstdc++", "-lm", "-lgcc", "-lc"]
+FLAGS = ["-std=c++17", "-fPIC", "-O1", "-fno-strict-aliasing", "-fno-threadsafe-statics", "-w"]
 
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 SYSTEM_INCLUDE = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<[^>]+>", re.MULTILINE)
@@ -51,7 +54,7 @@ def _build(source: str, name: str, options: tuple[str, ...], sanitizer: str | No
     path = cache_folder() / f"{Path(name).stem}-{key}.so"
     if not path.exists():
         header = ["-include", str(toolchain / "cuda_emulator.h"), f"-I{cuda_headers()}"]
-        runtime = [f"-L{toolchain}", "-lemulator", f"-Wl,-rpath,{toolchain}"]
+        runtime = ["-x", "none", str(toolchain / "libemulator.so"), *(WITHOUT_SANITIZER if sanitizer == "memory" else [])]
         _compile([*SANITIZERS[sanitizer], "-shared", *header, "-x", "c++", "-"], path, text, runtime)
     return Library(path, toolchain / "libemulator.so", tuple(kernels))
 
@@ -97,7 +100,9 @@ def _define(option: str) -> str:
 
 @functools.cache
 def _toolchain(sanitizer: str | None) -> Path:
-    """A folder with the emulator's precompiled header and its library."""
+    """A folder with the emulator's precompiled header and its library, which is linked by this path: so libraries of
+    several sanitizers are loaded beside each other.
+    """
     files = sorted(path for path in INCLUDE.rglob("*") if path.is_file())
     ingredients = [_compiler_version(), str(cuda_headers()), *FLAGS, *SANITIZERS[sanitizer]]
     ingredients += [file.read_text() for file in files]
@@ -111,7 +116,8 @@ def _toolchain(sanitizer: str | None) -> Path:
             header, library = made / "cuda_emulator.h", made / "libemulator.so"
             include = [f"-I{made}", f"-I{cuda_headers()}"]
             _compile([*SANITIZERS[sanitizer], *include, "-x", "c++-header", str(header)], header.with_suffix(".h.gch"))
-            _compile([*include, "-shared", str(made / "runtime.cpp")], library)
+            parts = ["runtime.cpp", "memory.cpp"] if sanitizer == "memory" else ["runtime.cpp"]
+            _compile([*include, "-shared", *(str(made / part) for part in parts)], library)
             if not folder.exists():  # made by another process meanwhile
                 made.rename(folder)
     return folder
@@ -129,7 +135,7 @@ def _compiler_version() -> str:
 def _compile(arguments: list[str], output: Path, source: str | None = None, libraries: list[str] = ()) -> None:
     temporary = output.with_name(f".{os.getpid()}-{output.name}")
     command = ["g++", *FLAGS, *arguments, *libraries, "-o", str(temporary)]
-    result = subprocess.run(command, input=source, capture_output=True, text=True)
+    result = subprocess.run(command, input=source, capture_output=True, text=True, errors="replace")
     if result.returncode:
         errors = re.findall(r"^.*error: .*$", result.stderr, re.MULTILINE) or result.stderr.splitlines()[-1:]
         raise UserError(errors[0] if errors else f"g++ ended with status {result.returncode}")

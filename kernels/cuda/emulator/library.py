@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,7 @@ class _Launch(ctypes.Structure):
         ("arguments", ctypes.c_void_p),
         ("static_shared", ctypes.c_void_p),
         ("static_shared_end", ctypes.c_void_p),
+        ("instruction", ctypes.c_uint64),
         ("error", ctypes.c_char * 400),
     ]
 
@@ -63,6 +65,7 @@ class Library:
     def __init__(self, path: Path, runtime: Path, kernels: tuple[str, ...]):
         self.kernels = kernels
         self.code = ctypes.PyDLL(str(path))  # keeps the interpreter's lock: one launch at a time
+        self.path = path
         self.launch = ctypes.PyDLL(str(runtime)).emulator_launch
         self.launch.restype = None
         self.shared = [self.call(f"emulator_shared_{end}", ctypes.c_void_p) for end in ("begin", "end")]
@@ -78,6 +81,12 @@ class Library:
         if name not in self.kernels:
             raise UserError(f"there is no kernel {name}: there are {', '.join(self.kernels)}")
         return Function(self, name)
+
+    def place(self, instruction: int) -> str:
+        """Where in the source an instruction comes from, and what inlined it: "common.cuh:85 in layernorm.cu:12: "."""
+        command = ["addr2line", "-s", "-i", "-e", str(self.path), hex(instruction)]
+        lines = subprocess.run(command, capture_output=True, text=True).stdout.split("\n")
+        return " in ".join(line.split(" ")[0] for line in lines if line and "?" not in line) + ": "
 
 
 class Function:
@@ -100,11 +109,13 @@ class Function:
         grid, block = (tuple(map(int, shape)) + (1,) * (3 - len(shape)) for shape in (grid, block))
         self.check_shape(grid, block, shared_mem)
         pointers = self.check_arguments(args)
-        launch = _Launch(grid, block, shared_mem, _seed, ORDERS.index(_order), self.address, 0, *self.library.shared)
-        launch.arguments = ctypes.cast(pointers, ctypes.c_void_p)
+        arguments = ctypes.cast(pointers, ctypes.c_void_p)
+        order = ORDERS.index(_order)
+        launch = _Launch(grid, block, shared_mem, _seed, order, self.address, arguments, *self.library.shared)
         self.library.launch(ctypes.byref(launch))
         if launch.error:
-            raise KernelError(f"{self.name}: {launch.error.decode()}")
+            place = self.library.place(launch.instruction) if launch.instruction else ""
+            raise KernelError(f"{self.name}: {place}{launch.error.decode()}")
 
     def check_shape(self, grid: tuple, block: tuple, shared_mem: int) -> None:
         if not all(1 <= n <= most for n, most in zip(grid, MOST_BLOCKS, strict=True)):

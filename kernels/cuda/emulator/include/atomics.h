@@ -1,10 +1,16 @@
 // Atomic operations: relaxed, as on a GPU; they order nothing but themselves.
 #pragma once
 
+#if defined(EMULATOR_MEMORY)  // memory.cpp has no place for atomic operations
+#define EMULATOR_ATOMICALLY __attribute__((no_sanitize("thread"), noinline))
+#else
+#define EMULATOR_ATOMICALLY
+#endif
+
 namespace emulator {
 
 template <class T, class F>
-T atomically(T* address, F&& next) {
+EMULATOR_ATOMICALLY T atomically(T* address, F&& next) {
   using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
   static_assert(sizeof(T) == sizeof(Bits), "atomics are of 4 or 8 bytes");
   auto* at = reinterpret_cast<Bits*>(address);

@@ -4,6 +4,7 @@
 // the others go on. If none can, the kernel has waited for threads that will never come.
 #include "runtime.h"
 
+#include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -42,7 +43,7 @@ emulator_switch:
 namespace emulator {
 
 constexpr int MAX_THREADS = 1024, WARP = 32;
-constexpr size_t MAX_SHARED = 227 * 1024, STACK = 256 * 1024, PAGE = 4096;
+constexpr size_t STACK = 256 * 1024, PAGE = 4096;
 
 // Under ThreadSanitizer neighbouring blocks use different fibers: one fiber's accesses are in order, those of two
 // blocks are not.
@@ -51,7 +52,8 @@ constexpr int FIBER_SETS = 4;
 Thread* current;
 dim3 grid, block;
 uint3 block_index;
-alignas(PAGE) unsigned char dynamic_shared[(MAX_SHARED + PAGE) / PAGE * PAGE];
+alignas(PAGE) unsigned char dynamic_shared[MAX_SHARED];
+unsigned char *static_shared, *static_shared_end;
 
 enum class Order : int { forward, reverse, random };
 
@@ -62,6 +64,7 @@ struct Launch {  // library.py has its mirror
   void (*kernel)(void** arguments);
   void** arguments;
   unsigned char *static_shared, *static_shared_end;
+  uint64_t instruction;  // where the kernel's library failed, if the runtime cannot tell the place in the source
   char error[400];
 };
 
@@ -161,9 +164,11 @@ static void note(const std::string& message) {
   snprintf(launch->error, sizeof launch->error, "%s", message.c_str());
 }
 
-void fail(const std::string& message, Place place) {
-  if (!failed)
-    note(text(place) + ": " + message + " (block " + text(block_index) + ", thread " + text(current->index) + ")");
+void fail(const std::string& message, Place place, void* instruction) {
+  if (Dl_info library; instruction && dladdr(instruction, &library))
+    launch->instruction = static_cast<char*>(instruction) - static_cast<char*>(library.dli_fbase) - 1;
+  note((instruction ? "" : text(place) + ": ") + message + " (block " + text(block_index) + ", thread " +
+       text(current->index) + ")");
   switch_to(&current->context, &scheduler, scheduler_sanitizer);
 }
 
@@ -238,16 +243,19 @@ static void forget(unsigned char* begin, unsigned char* end) {
 }
 
 static void prepare_shared_memory() {
+  const size_t n_static = static_shared_end - static_shared, n_dynamic = launch->shared_bytes;
   if (threads_checked()) {
-    if (launch->static_shared) forget(launch->static_shared, launch->static_shared_end);
-    forget(dynamic_shared, dynamic_shared + sizeof dynamic_shared);
+    if (n_static) forget(static_shared, static_shared_end);
+    forget(dynamic_shared, dynamic_shared + MAX_SHARED);
+  }
+  if (__asan_poison_memory_region) {
+    __asan_unpoison_memory_region(dynamic_shared, n_dynamic);
+    __asan_poison_memory_region(dynamic_shared + n_dynamic, MAX_SHARED - n_dynamic);
   }
   // Whoever reads what nobody wrote gets NaN, or -1.
-  if (launch->static_shared) memset(launch->static_shared, 0xff, launch->static_shared_end - launch->static_shared);
-  if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(dynamic_shared, sizeof dynamic_shared);
-  memset(dynamic_shared, 0xff, launch->shared_bytes);
-  if (__asan_poison_memory_region)
-    __asan_poison_memory_region(dynamic_shared + launch->shared_bytes, sizeof dynamic_shared - launch->shared_bytes);
+  if (n_static) memset(static_shared, 0xff, n_static);
+  memset(dynamic_shared, 0xff, n_dynamic);
+  if (forget_writes) forget_writes(n_dynamic, n_static);
 }
 
 static std::string describe(const Thread* waiting) {
@@ -304,6 +312,8 @@ extern "C" void emulator_launch(Launch* of) {
   grid = {of->grid[0], of->grid[1], of->grid[2]};
   block = {of->block[0], of->block[1], of->block[2]};
   n_threads = block.x * block.y * block.z;
+  static_shared = of->static_shared;
+  static_shared_end = of->static_shared_end;
   failed = false;
   generator.seed(of->seed);
   if (threads_checked()) scheduler_sanitizer = __tsan_get_current_fiber();

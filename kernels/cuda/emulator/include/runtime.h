@@ -33,13 +33,15 @@ struct Thread {
   void* sanitizer;     // what ThreadSanitizer calls a fiber
 };
 
+constexpr size_t MAX_SHARED = 227 * 1024;
+
 extern Thread* current;
 extern dim3 grid, block;
 extern uint3 block_index;
-extern unsigned char dynamic_shared[];
+extern unsigned char dynamic_shared[MAX_SHARED], *static_shared, *static_shared_end;
 
-// Ends the launch with an error that names the place, the block and the thread.
-void fail(const std::string& message, Place place);
+// Ends the launch with an error that names the place, the block and the thread. The place may be an instruction's.
+void fail(const std::string& message, Place place, void* instruction = nullptr);
 
 // Waits until every thread of the block is there.
 void block_barrier(Place place);
@@ -51,5 +53,8 @@ void warp_barrier(unsigned mask, Place place, void* brought = nullptr, void (*ac
 // Order between threads as ThreadSanitizer must see it: what was written before a release is there after an acquire.
 enum class Scope { warp, grid };
 void memory_fence(Scope scope);
+
+// In memory.cpp, where it is linked: nothing in these many bytes of shared memory has been written yet.
+__attribute__((weak)) void forget_writes(size_t n_dynamic, size_t n_static);
 
 }  // namespace emulator

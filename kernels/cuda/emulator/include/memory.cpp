@@ -1,0 +1,57 @@
+// Finds reads of shared memory that no thread of the block has written, by a mark for every byte of it.
+//
+// Kernels are compiled as for ThreadSanitizer, which puts a call before every access to memory; but what is called is
+// here, not in its library.
+#include "runtime.h"
+
+#include <cstring>
+
+namespace emulator {
+
+static unsigned char written[2 * MAX_SHARED];  // first of the dynamic shared memory, then of the static
+
+void forget_writes(size_t n_dynamic, size_t n_static) {
+  memset(written, 0, n_dynamic);
+  memset(written + MAX_SHARED, 0, n_static);
+}
+
+static unsigned char* marks(const void* address) {
+  const auto* byte = static_cast<const unsigned char*>(address);
+  if (byte >= dynamic_shared && byte < dynamic_shared + MAX_SHARED) return written + (byte - dynamic_shared);
+  if (byte >= static_shared && byte < static_shared_end) return written + MAX_SHARED + (byte - static_shared);
+  return nullptr;
+}
+
+static void check_read(const void* address, size_t size, void* instruction) {
+  const unsigned char* mark = marks(address);
+  if (mark && memchr(mark, 0, size))
+    fail("reads shared memory that no thread has written", {nullptr, 0}, instruction);
+}
+
+static void note_write(const void* address, size_t size) {
+  if (unsigned char* mark = marks(address)) memset(mark, 1, size);
+}
+
+}  // namespace emulator
+
+#define CALLER __builtin_return_address(0)
+#define ACCESSES(size) \
+  void __tsan_read##size(void* address) { emulator::check_read(address, size, CALLER); } \
+  void __tsan_write##size(void* address) { emulator::note_write(address, size); } \
+  void __tsan_unaligned_read##size(void* address) { emulator::check_read(address, size, CALLER); } \
+  void __tsan_unaligned_write##size(void* address) { emulator::note_write(address, size); } \
+  void __tsan_volatile_read##size(void* address) { emulator::check_read(address, size, CALLER); } \
+  void __tsan_volatile_write##size(void* address) { emulator::note_write(address, size); }
+
+extern "C" {
+ACCESSES(1)
+ACCESSES(2)
+ACCESSES(4)
+ACCESSES(8)
+ACCESSES(16)
+void __tsan_read_range(void* address, size_t size) { emulator::check_read(address, size, CALLER); }
+void __tsan_write_range(void* address, size_t size) { emulator::note_write(address, size); }
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+}

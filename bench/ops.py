@@ -1,10 +1,13 @@
 """Every operation at the shapes of the models that the steps race with, forward and backward, beside its limit.
 
 What a step of each model calls is raced one operation after another, but for views, which cost next to nothing, and
-what an optimizer does to the gradients: clip and AdamW. Each kernel set takes part, PyTorch with its autograd, and as
-a side of its own the limit: the longer of what the flops take at this machine's matrix peak and of what the bytes that
-must move take at its copy bandwidth (see `tinygrad_llm.roofline`). The arrays are used again and again, and small ones
-stay in the caches, so that the limit can be beaten where it is bandwidth.
+what an optimizer does to the gradients: clip and AdamW. The models are those of the step races, and SmolLM2-135M with
+the batch of the race `lora`: trained whole, or by adapters, or read in 4 bits, and that for a single token too.
+
+Each kernel set takes part, PyTorch with its autograd, and as a side of its own the limit: the longer of what the flops
+take at this machine's matrix peak and of what the bytes that must move take at its copy bandwidth (see
+`tinygrad_llm.roofline`). The arrays are used again and again, and small ones stay in the caches, so that the limit can
+be beaten where it is bandwidth.
 """
 
 import json
@@ -13,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache, partial
@@ -28,15 +31,17 @@ from tinygrad_llm import Tensor, kernels, no_grad, ops, roofline, watch
 from tinygrad_llm.bench import find, race, worker
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.memory import keep_freed_memory
-from tinygrad_llm.models import GPT, Llama, LlamaConfig
-from tinygrad_llm.nn import Parameter
+from tinygrad_llm.models import GPT, LanguageModel, Llama
+from tinygrad_llm.nn import LoRAConfig, Parameter, add_lora
+from tinygrad_llm.nn.quantized import use_quantized
 from tinygrad_llm.optim import AdamW, decay_groups
 from tinygrad_llm.profiling import profile
+from tinygrad_llm.quantization import quantize
 from tinygrad_llm.training.threads import set_threads
 
 PATIENCE = 1.0  # seconds after which a turn ends, and a side of ours that needs more for a single call is out
-MODELS = ("char", "baby", "124m", "long", "llama")
-SMOLLM2 = LlamaConfig(49152, 256, 30, n_head=9, n_kv_head=3, n_embd=576, intermediate_size=1536, tie_weights=True)
+SMOLLM2 = ("smollm2", "smollm2-lora", "smollm2-q4_1", "smollm2-q4_1-token")
+MODELS = ("char", "baby", "124m", "long", *SMOLLM2)
 PAUSE = 0.01  # seconds after which the threads of the side before wait no longer for more to do, and leave the cores
 UPDATE = "clip_adamw"
 
@@ -47,14 +52,14 @@ class Race(race.Race):
 
     Args:
         steps: calls in a turn, forward and back; fewer where they take more than a second
-        models: whose shapes: char, baby, 124m, long, llama (SmolLM2-135M's), with commas between them
+        models: whose shapes, with commas between them
         operations: which, with commas between them; all unless given
     """
 
     sides: str = "ours,numpy,eager"
     rounds: int = 7
     steps: int = 20
-    models: str = "char,baby,124m,long"
+    models: str = ",".join(MODELS)
     operations: str | None = None
 
     known = ("ours", "numpy", "eager")
@@ -103,35 +108,49 @@ class Race(race.Race):
 
 
 @cache
-def calls(model: str) -> dict[str, dict]:
-    """The operations of a step by name and shapes, each with how its arrays look; one layer shows them all."""
-    language_model, shape, n_layer = one_layer(model)
+def calls(name: str) -> dict[str, dict]:
+    """The operations of a step by name and shapes, each with how its arrays look and which inputs want a gradient."""
+    model, n_layer, shape = two_layers(name)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    wanting = {id(p.data): p.data for p in trained}  # the arrays too: while they are here, no other has such an id
     counter, found = roofline.WorkCounter(), {}
 
     def see(phase: str, name: str, inputs: tuple, outputs: tuple, seconds: float) -> None:
+        needs = [id(x) in wanting for x in inputs]
+        if any(needs):
+            wanting[id(outputs[0])] = outputs[0]
         if counter(phase, name, inputs, outputs).bytes:
             arrays = [x for x in inputs if isinstance(x, np.ndarray) and x.ndim]
             label = " ".join([name, *("x".join(map(str, x.shape)) for x in arrays)])
-            found[label] = {"name": name, "inputs": [describe(x) for x in inputs], "output": describe(outputs[0])}
+            looks = {"inputs": [describe(x) for x in inputs], "output": describe(outputs[0])}
+            found[label] = {"name": name, "needs": needs, **looks}
 
     with watch(see), no_grad():
-        language_model.loss(*np.random.default_rng(0).integers(0, language_model.config.vocab_size, (2, *shape)))
-    parameters = language_model.parameters() + (n_layer - 1) * language_model.blocks[0].parameters()
-    label = f"{UPDATE} {sum(p.numel() for p in parameters)}"
-    return found | {label: {"name": UPDATE, "inputs": [describe(p.data) for p in parameters], "output": None}}
+        model.loss(*np.random.default_rng(0).integers(0, model.config.vocab_size, (2, *shape)))
+    if trained:
+        trained += (n_layer - 2) * [p for p in model.blocks[0].parameters() if p.requires_grad]
+        looks = {"inputs": [describe(p.data) for p in trained], "output": None}
+        found[f"{UPDATE} {sum(p.numel() for p in trained)}"] = {"name": UPDATE, "needs": [True] * len(trained), **looks}
+    return found
 
 
-def one_layer(model: str) -> tuple[GPT | Llama, tuple[int, int], int]:
-    """The model with one layer, the shape (B, T) of a batch, and how many layers it really has."""
-    if model == "llama":
-        return Llama(replace(SMOLLM2, n_layer=1)), (4, 256), SMOLLM2.n_layer
-    contest = find(f"step-{model}")
-    return GPT(replace(contest.config, n_layer=1)), contest.shape, contest.config.n_layer
+def two_layers(name: str) -> tuple[LanguageModel, int, tuple[int, int]]:
+    """The model with two layers, how many it really has, and the shape (B, T) of a batch. What all layers call the
+    second one shows: where adapters are trained, nothing before the first wants a gradient."""
+    contest = find("lora" if name in SMOLLM2 else f"step-{name}")
+    config = replace(contest.config, n_layer=2)
+    model = Llama(config) if name in SMOLLM2 else GPT(config)
+    if name == "smollm2-lora":
+        add_lora(model, LoRAConfig(rank=8))
+    elif name.startswith("smollm2-q4_1"):
+        weights = {key: quantize(p.data, "Q4_1") for key, p in model.named_parameters() if p.ndim == 2}
+        use_quantized(model.requires_grad_(False), weights)
+    return model, contest.config.n_layer, (1, 1) if name.endswith("token") else contest.shape
 
 
-def cases_of(operation: str) -> dict[str, dict]:
+def cases_of(operation: str, models: Iterable[str] = MODELS) -> dict[str, dict]:
     """The calls of an operation in the models' steps; if none calls it, the cases that it is verified on."""
-    found = {f"{m} {label}": case for m in MODELS for label, case in calls(m).items() if case["name"] == operation}
+    found = {f"{m} {label}": case for m in models for label, case in calls(m).items() if case["name"] == operation}
     return found or _verified(operation)
 
 
@@ -149,7 +168,8 @@ def _verified(operation: str) -> dict[str, dict]:
         label = " ".join([f"case {i}", *("x".join(map(str, x.shape)) for x in arrays)])
         with no_grad():
             y = getattr(ops, operation)(*inputs)
-        found[label] = case | {"inputs": [describe(x) for x in inputs], "output": describe(y.data)}
+        looks = {"inputs": [describe(x) for x in inputs], "output": describe(y.data)}
+        found[label] = case | looks | {"needs": [isinstance(x, np.ndarray) and x.dtype.kind == "f" for x in inputs]}
     return found
 
 
@@ -170,11 +190,13 @@ def describe(x):
     """An array by its looks, for JSON; anything else as it is."""
     if not isinstance(x, np.ndarray):
         return x
-    return {"shape": x.shape, "dtype": x.dtype.name, "high": int(x.max()) + 1 if x.dtype.kind in "iu" else 0}
+    high = int(x.max()) + 1 if x.dtype.kind in "iu" else 0
+    return {"shape": x.shape, "dtype": x.dtype.name, "high": 60 if x.dtype == np.uint8 else high}
 
 
 def make(x):
-    """Random numbers that look so: whole ones below `high`, or normal ones, small enough for every softmax."""
+    """Random numbers that look so: whole ones below `high`, or normal ones, small enough for every softmax. Bytes are
+    blocks of quantized numbers: while they are below 60, their scales, two bytes each, are finite and below 1."""
     if not isinstance(x, dict):
         return x
     random = np.random.default_rng(0)
@@ -191,7 +213,7 @@ def least(answer: dict) -> float:
 # returns by phase the seconds and, if it is ours, the work.
 
 
-def ours(name: str, inputs: list, kernel_set: str | None = None) -> Callable[[], dict]:
+def ours(name: str, inputs: list, needs: list[bool], kernel_set: str | None = None) -> Callable[[], dict]:
     if kernel_set:
         kernels.use(kernel_set)
     set_threads(int(os.environ["NUMBA_NUM_THREADS"]))
@@ -203,7 +225,8 @@ def ours(name: str, inputs: list, kernel_set: str | None = None) -> Callable[[],
         for parameter in parameters:
             parameter.grad = parameter.grad_buffer
     else:
-        tensors = [Tensor(x, requires_grad=x.dtype.kind == "f") if isinstance(x, np.ndarray) else x for x in inputs]
+        pairs = zip(inputs, needs, strict=True)
+        tensors = [Tensor(x, requires_grad=need) if isinstance(x, np.ndarray) else x for x, need in pairs]
 
     def call() -> dict:
         with profile() as p:
@@ -211,7 +234,8 @@ def ours(name: str, inputs: list, kernel_set: str | None = None) -> Callable[[],
                 optimizer.step(optimizer.clip_grad_norm(1.0)[1])
             else:
                 y = getattr(ops, name)(*tensors)
-                y.backward(np.ones_like(y.data))
+                if any(needs):
+                    y.backward(np.ones_like(y.data))
         for x in () if name == UPDATE else tensors:
             if isinstance(x, Tensor):
                 x.grad = None
@@ -224,15 +248,14 @@ def ours(name: str, inputs: list, kernel_set: str | None = None) -> Callable[[],
     return call
 
 
-def eager(name: str, inputs: list) -> Callable[[], dict]:
+def eager(name: str, inputs: list, needs: list[bool]) -> Callable[[], dict]:
     import torch
 
     from tinygrad_llm import reference
     from tinygrad_llm.reference import gpt
 
-    floating = [isinstance(x, np.ndarray) and x.dtype.kind == "f" for x in inputs]
     tensors = [torch.tensor(x) if isinstance(x, np.ndarray) else x for x in inputs]
-    wanted = [x.requires_grad_() for x, wants in zip(tensors, floating, strict=True) if wants]
+    wanted = [x.requires_grad_() for x, need in zip(tensors, needs, strict=True) if need]
     if name == UPDATE:
         parameters = torch.nn.ParameterList(wanted)
         optimizer = gpt.adamw(parameters, 1e-3, (0.9, 0.999), 0.1)
@@ -249,6 +272,8 @@ def eager(name: str, inputs: list) -> Callable[[], dict]:
         start = time.perf_counter()
         y = reference.ORACLES[name].function(*tensors)
         middle = time.perf_counter()
+        if not wanted:
+            return {"forward": (middle - start, ())}
         dy = torch.ones_like(y)
         begin = time.perf_counter()
         torch.autograd.grad(y, wanted, dy)
@@ -265,8 +290,8 @@ def serve(side: str, folder: Path) -> None:
 
     @lru_cache(maxsize=1)  # the arrays of one case at a time
     def caller(case: int) -> Callable[[], dict]:
-        play = SIDES.get(side) or partial(ours, kernel_set=side)
-        return play(settings["cases"][case]["name"], inputs_of(settings["cases"][case]))
+        play, called = SIDES.get(side) or partial(ours, kernel_set=side), settings["cases"][case]
+        return play(called["name"], inputs_of(called), called["needs"])
 
     def turn(case: int) -> dict:
         calls, end = [], time.perf_counter() + PATIENCE

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 
 from tinygrad_llm import UserError, roofline
-from tinygrad_llm.bench import ops, step_char
+from tinygrad_llm.bench import lora, ops, step_char
 
 SMALL = replace(step_char.Race.config, n_layer=3, n_head=2, n_embd=16, vocab_size=11)
+LLAMA = replace(lora.Race.config, n_head=4, n_kv_head=2, head_dim=16, n_embd=64, intermediate_size=96, vocab_size=11)
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """A small model, and a machine on which a millisecond is 10^6 operations or bytes."""
-    contest = type("Race", (step_char.Race,), {"config": SMALL, "shape": (2, 7)})
-    monkeypatch.setattr(ops, "find", lambda name: contest)
+    """Small models, and a machine on which a millisecond is 10^6 operations or bytes."""
+    gpt, llama = (type("Race", (step_char.Race,), {"config": config, "shape": (2, 7)}) for config in (SMALL, LLAMA))
+    monkeypatch.setattr(ops, "find", lambda name: llama if name == "lora" else gpt)
     monkeypatch.setattr(roofline, "machine", lambda: roofline.Machine(2, 1e9, 1e9))
     ops.calls.cache_clear()
     yield
@@ -43,6 +44,26 @@ def test_a_step_calls_what_the_model_does():
     assert names.isdisjoint({"getitem", "permute"})  # views
     with pytest.raises(UserError, match="no step calls tanh: choose from"):
         ops.Race(operations="layernorm,tanh").cases()
+
+
+def test_what_a_llama_calls_and_what_of_it_wants_a_gradient():
+    def needs(model: str) -> dict[str, list[bool]]:
+        return {case["name"]: case["needs"] for case in ops.calls(model).values() if case["name"] != "clip_adamw"}
+
+    whole, lora, quantized = (needs(f"smollm2{kind}") for kind in ("", "-lora", "-q4_1"))
+    assert whole["rotary"][:3] == [True, False, False]  # the angles are given
+    assert {"rmsnorm", "swiglu", "attention"} <= whole.keys() and whole["linear"] == [True, True, False]
+    assert lora["lora_linear"][:5] == [True, False, False, True, True]
+    assert lora["linear_cross_entropy"][:2] == [True, False] and lora["embedding"][0] is False
+    assert not any(map(any, quantized.values()))
+    assert "quantized_linear 1x1x64 96x40" in ops.calls("smollm2-q4_1-token")
+
+
+def test_what_wants_no_gradient_is_not_raced_backward():
+    result = ops.Race(models="smollm2-q4_1,smollm2-lora", operations="quantized_linear,lora_linear", rounds=1).run()
+    phases = {(case.split()[1], case.split()[-1]) for case in result["cases"]}
+    assert phases == {("quantized_linear", "forward"), ("lora_linear", "forward"), ("lora_linear", "backward")}
+    assert all({"ours", "numpy", "eager"} <= case["sides"].keys() for case in result["cases"].values())
 
 
 def test_inputs_are_made_as_they_looked():

@@ -1,8 +1,9 @@
 """The matrix product C = A B in Numba's own threads: what four fifths of a training step is made of.
 
 NumPy's product is BLAS's, whose threads are others than Numba's, and on few cores the two wait for each other longer
-than either computes. This one is four ideas on a page (Goto & van de Geijn 2008, "Anatomy of high-performance matrix
-multiplication"):
+than either computes. Called by each of Numba's threads for its part of C, OpenBLAS was no faster in a training step
+than this one, with vectors of 512 bits or of 256, and it can do nothing to rows of C while they are in the cache. This
+one is four ideas on a page (Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication"):
 
 1. *Registers.* `multiply_tile` holds a tile of C in vector registers while it runs along k.
 2. *Packing.* It reads a strip of A, as many rows as the tile has, and a panel of B, as many columns. Both are copied

@@ -212,7 +212,7 @@ def exp(typing_context, a):
             return ir.Constant(vector, [vector.element(float(value))] * vector.count)
 
         def fma(p, q, r):
-            return llvm(builder, f"llvm.fma.{kind}", vector, p, q, r)
+            return llvm(builder, f"llvm.fmuladd.{kind}", vector, p, q, r)
 
         x = builder.select(builder.fcmp_unordered("<", x, constant(89)), x, constant(89))
         x = builder.select(builder.fcmp_unordered(">", x, constant(-88)), x, constant(-88))
@@ -244,9 +244,9 @@ def prefetch(typing_context, x, start):
 
 @intrinsic
 def fma(typing_context, a, b, c):
-    """a b + c in each lane, rounded once."""
+    """a b + c in each lane, rounded once where the machine does both in one instruction, else twice."""
 
     def generate(context, builder, signature, arguments):
-        return llvm(builder, f"llvm.fma.{suffix(a)}", arguments[0].type, *arguments)
+        return llvm(builder, f"llvm.fmuladd.{suffix(a)}", arguments[0].type, *arguments)
 
     return a(a, a, a), generate

@@ -5,7 +5,8 @@ along k: for each k it loads two vectors of B and, for each row, one number of A
 2 ROWS multiply-adds. So a number from memory is used ROWS times, or as often as two vectors are long, and hardly a
 register is left over: a core cannot multiply faster. `copy` and `transpose` bring matrices into the order in which it
 reads them: a *strip* is ROWS rows of A, a *panel* two vectors' columns of B, and both are stored k after k, each k in
-whole vectors.
+whole vectors. LLVM's `fmuladd` is one instruction where the machine has such, and elsewhere two: its `fma` would there
+call the C library for each number.
 
 All take one-dimensional arrays, where in them to start, and strides, all in numbers; nothing checks the bounds.
 """
@@ -96,7 +97,7 @@ def multiply_tile(
         )
         a_row, a_column, b_row, depth, s_row, c_row = (arguments[i] for i in (2, 3, 6, 7, 10, 13))
         vector = ir.VectorType(c.number, count)
-        fma_type, fma_name = ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{count}f{8 * c.size}"
+        fma_type, fma_name = ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{count}f{8 * c.size}"
         fma = cgutils.get_or_insert_function(builder.module, fma_type, fma_name)
         offsets = [builder.mul(a_row, INDEX(i)) for i in range(ROWS)]
         tile = [(i, half) for i in range(ROWS) for half in (0, 1)]

@@ -1,6 +1,9 @@
 """The matrix product against NumPy's in float64: odd sizes, every layout, the rims of its tiles, NaN and infinity."""
 
+import os
 import platform
+import subprocess
+import sys
 
 import numba
 import numpy as np
@@ -73,17 +76,38 @@ def test_the_result_is_written_or_added_where_it_is_wanted():
     np.testing.assert_allclose(product(a, b, bias=b[0]), a @ b + b[0], atol=1e-4)
 
 
+TILE = """
+import numba, numpy
+from tinygrad_llm.kernels.numba import vectors
+tile = numba.njit(lambda a, b, c: vectors.multiply_tile(a, 0, 33, 1, b, 0, 32, 33, c, 0, 32, c, 0, 32))
+tile(*numpy.ones((3, 12 * 99), "f"))
+print(*tile.inspect_asm().values())
+"""
+AVX2, AVX = ("haswell", "+avx2,+fma"), ("sandybridge", "+avx")  # and not fma
+
+
+def instructions(*machine: str) -> list[str]:
+    """Of a tile, for this machine or for one of this name and these features."""
+    forced = dict(zip(("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"), machine, strict=False))
+    done = subprocess.run(
+        [sys.executable, "-c", TILE], env=os.environ | forced, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="looks for x86's instructions")
-def test_a_tile_is_made_of_vector_instructions():
+@pytest.mark.parametrize("machine", [(), AVX2])
+def test_a_tile_is_made_of_vector_instructions(machine):
     """The inner loop's multiply-adds, two for each row of the tile, work on whole vectors held in registers."""
+    wide = vectors.AVX512 and not machine
+    fused = [line for line in instructions(*machine) if "vfmadd" in line]
+    assert len(fused) == 2 * (12 if wide else 6)
+    assert all(line.count("zmm" if wide else "ymm") == 3 for line in fused)
 
-    @numba.njit
-    def tile(a, panel, c):
-        vectors.multiply_tile(a, 0, 33, 1, panel, 0, 32, 33, c, 0, 32, c, 0, 32)
 
-    tile(np.ones(12 * 33, "f"), np.ones(33 * 32, "f"), np.ones(12 * 32, "f"))
-    register = "zmm" if vectors.AVX512 else "ymm"
-    (assembly,) = tile.inspect_asm().values()
-    fused = [line for line in assembly.splitlines() if "vfmadd" in line]
-    assert len(fused) == 2 * vectors.ROWS
-    assert all(line.count(register) == 3 for line in fused)
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="looks for x86's instructions")
+def test_a_machine_without_fused_instructions_multiplies_and_adds_vectors():
+    lines = instructions(*AVX)
+    assert not [line for line in lines if "fma" in line]
+    for name in ("vmulps", "vaddps"):
+        assert len([line for line in lines if name in line and line.count("ymm") >= 2]) >= 2 * 6

@@ -46,11 +46,11 @@ class Oracle:
         y = self.function(*tensors, **{key: _tensor(x, dtype) for key, x in options.items()})
         gradients: list[np.ndarray | None] = [None] * len(inputs)
         if y.requires_grad:
-            y.backward(torch.tensor(output_gradient(tuple(y.shape)).astype(dtype)))
+            y.backward(torch.tensor(output_gradient(tuple(y.shape))).to(y.dtype))
             for i, x in enumerate(tensors):
                 if isinstance(x, torch.Tensor) and x.requires_grad:
-                    gradients[i] = (torch.zeros_like(x) if x.grad is None else x.grad).numpy()
-        return y.detach().numpy(), gradients
+                    gradients[i] = _array(torch.zeros_like(x) if x.grad is None else x.grad)
+        return _array(y.detach()), gradients
 
 
 def _tensor(x, dtype: str, requires_grad: bool = False):
@@ -58,7 +58,12 @@ def _tensor(x, dtype: str, requires_grad: bool = False):
     if not isinstance(x, np.ndarray):
         return x
     floating = x.dtype.kind == "f"
-    return torch.tensor(x.astype(dtype) if floating else x, requires_grad=requires_grad and floating)
+    tensor = torch.tensor(x)
+    return tensor.to(getattr(torch, dtype)).requires_grad_(requires_grad) if floating else tensor
+
+
+def _array(x: torch.Tensor) -> np.ndarray:
+    return x.view(torch.int16).numpy().view("bfloat16") if x.dtype == torch.bfloat16 else x.numpy()
 
 
 def case(*inputs, **options) -> Case:

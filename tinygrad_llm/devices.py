@@ -40,6 +40,18 @@ def emulated() -> Iterator[ModuleType]:
         _emulating = before
 
 
+@contextlib.contextmanager
+def gpu_or_emulator() -> Iterator[ModuleType]:
+    """Inside this block "cuda" is the GPU, or where there is none the stand-in."""
+    try:
+        module = cupy()
+    except UserError:
+        with emulated() as module:
+            yield module
+    else:
+        yield module
+
+
 def emulating() -> bool:
     """Whether "cuda" is the stand-in here."""
     return _emulating

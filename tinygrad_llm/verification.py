@@ -2,20 +2,25 @@
 
 In float64 the error may be 1e-10 of the largest number in the result. In float32 it may be twice that of PyTorch's own
 float32 on the same inputs, both measured against PyTorch's float64 (the rule of FlashAttention's tests), plus a few
-units in the last place, since on some inputs PyTorch's error is zero by luck.
+units in the last place, since on some inputs PyTorch's error is zero by luck. So it is in float16 and bfloat16, the
+inputs rounded beforehand. Kernels for GPUs are run on one, or without any on the emulator.
 """
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tinygrad_llm import kernels, ops
+from tinygrad_llm.devices import device_or_dtype, gpu_or_emulator, to_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.tensor import Tensor
 
 FLOAT64_LIMIT = 1e-10
-FLOAT32_FLOOR = 4 * float(np.finfo(np.float32).eps)
+FLOORS = {"float32": 4 * 2**-23, "float16": 2**-10, "bfloat16": 2**-7}  # units in the last place: four, one, one
+DTYPES = {"cuda": tuple(FLOORS)}  # of the others: float64 and float32
 
 
 @dataclass
@@ -39,7 +44,7 @@ def operations() -> dict[str, object]:
     return {value.__name__: value for value in vars(ops).values() if hasattr(value, "forward")}
 
 
-def pairs(names=(), kernel_sets=(), dtypes=("float64", "float32")) -> list[tuple[str, str, str]]:
+def pairs(names=(), kernel_sets=()) -> list[tuple[str, str, str]]:
     """What there is to compare: (operation, kernel set, dtype) for the named operations and sets, all by default.
 
     Raises UserError for an unknown name, and for sets that have none of the operations.
@@ -53,10 +58,15 @@ def pairs(names=(), kernel_sets=(), dtypes=("float64", "float32")) -> list[tuple
         if name != "numpy"
     }
     sets = kernel_sets or list(having)
-    found = [(name, s, dtype) for name in names or operations() for s in sets if name in having[s] for dtype in dtypes]
+    found = [(name, s) for name in names or operations() for s in sets if name in having[s]]
     if not found:
         raise UserError(f"{', '.join(sets)} have no kernel for {', '.join(names) or 'any operation'}")
-    return found
+    return [(name, kernel_set, dtype) for name, kernel_set in found for dtype in dtypes(kernel_set)]
+
+
+def dtypes(kernel_set: str) -> tuple[str, ...]:
+    """Those in which a kernel set is compared."""
+    return DTYPES.get(kernel_set, ("float64", "float32"))
 
 
 def compare(name: str, kernel_set: str, dtype: str, seeds=(0,)) -> Comparison:
@@ -66,16 +76,16 @@ def compare(name: str, kernel_set: str, dtype: str, seeds=(0,)) -> Comparison:
     """
     oracle = _oracles()[name]
     comparison = Comparison(name, kernel_set, dtype)
-    with kernels.use(kernel_set):
+    with kernels.use(kernel_set), place_for(kernel_set, dtype) as device:
         for index, case in enumerate(oracle.cases):
             for seed in seeds:
+                inputs, options = rounded(*case.make(seed), dtype)
+                exact = run_oracle(oracle, inputs, options, "float64", dtype)
+                theirs = run_oracle(oracle, inputs, options, dtype, dtype) if dtype in FLOORS else exact
                 for layout in (contiguous, with_gaps):
-                    inputs, options = case.make(seed)
                     label = f"case {index} ({describe(inputs, options)}), seed {seed}, {layout.__name__}"
-                    exact = run_oracle(oracle, inputs, options, "float64")
-                    theirs = run_oracle(oracle, inputs, options, "float32") if dtype == "float32" else exact
                     try:
-                        ours = run(operations()[name], inputs, options, dtype, layout)
+                        ours = run(operations()[name], inputs, options, dtype, layout, device)
                     except Exception as error:  # a kernel may do anything
                         comparison.failures.append(f"{label}: {type(error).__name__}: {error}")
                     else:
@@ -84,27 +94,54 @@ def compare(name: str, kernel_set: str, dtype: str, seeds=(0,)) -> Comparison:
     return comparison
 
 
-def run(operation, inputs: list, options: dict, dtype: str, layout=np.asarray) -> dict[str, np.ndarray]:
+@contextlib.contextmanager
+def place_for(kernel_set: str, dtype: str) -> Iterator[str]:
+    """The device on whose arrays of this dtype a kernel set computes: the host, unless it only takes others."""
+    array = np.empty(0, device_or_dtype(dtype)[1])
+    if kernel_set == "numpy" or kernels.KernelSet(kernel_set).takes(array):
+        yield "cpu"
+    else:
+        with gpu_or_emulator():
+            yield "cuda"
+
+
+def run(
+    operation, inputs: list, options: dict, dtype: str, layout=lambda x: x, device: str = "cpu"
+) -> dict[str, np.ndarray]:
     """Our forward and gradients by name: y, and d<input> for every floating input."""
-    tensors = [
-        Tensor(layout(x.astype(dtype)), requires_grad=True) if _differentiable(x) else x for x in inputs
-    ]
-    constants = {key: layout(x.astype(dtype)) if _differentiable(x) else x for key, x in options.items()}
-    y = operation(*tensors, **constants)
+
+    def place(x):
+        if isinstance(x, tuple):
+            return tuple(map(place, x))
+        if not isinstance(x, np.ndarray):
+            return x
+        return layout(to_device(x.astype(dtype), device)) if _differentiable(x) else to_device(x, device)
+
+    tensors = [Tensor(place(x), requires_grad=True) if _differentiable(x) else place(x) for x in inputs]
+    y = operation(*tensors, **{key: place(x) for key, x in options.items()})
     results = {"y": y.data}
     if y.requires_grad:
-        y.backward(output_gradient(y.shape).astype(dtype))
+        y.backward(to_device(output_gradient(y.shape).astype(y.dtype), device))
         for name, x in zip(input_names(operation, len(inputs)), tensors, strict=True):
             if isinstance(x, Tensor):
                 results[f"d{name}"] = np.zeros_like(x.data) if x.grad is None else x.grad
-    return results
+    return {name: to_device(x, "cpu") for name, x in results.items()}
 
 
-def run_oracle(oracle, inputs: list, options: dict, dtype: str) -> dict[str, np.ndarray]:
-    """PyTorch's forward and gradients, under the same names."""
-    y, gradients = oracle.run(inputs, options, dtype, output_gradient)
+def run_oracle(oracle, inputs: list, options: dict, dtype: str, rounding: str = "float32") -> dict[str, np.ndarray]:
+    """PyTorch's forward and gradients, under the same names, from a gradient of numbers that `rounding` can hold."""
+    y, gradients = oracle.run(inputs, options, dtype, lambda shape: _rounded(output_gradient(shape), rounding))
     names = input_names(oracle.function, len(inputs))
     return {"y": y} | {f"d{name}": dx for name, dx in zip(names, gradients, strict=True) if dx is not None}
+
+
+def rounded(inputs: list, options: dict, dtype: str) -> tuple[list, dict]:
+    """The same, their floating arrays still float64, but of numbers that this dtype can hold."""
+    return [_rounded(x, dtype) for x in inputs], {key: _rounded(x, dtype) for key, x in options.items()}
+
+
+def _rounded(x, dtype: str):
+    return x.astype(dtype).astype(np.float64) if _differentiable(x) else x
 
 
 def output_gradient(shape: tuple[int, ...]) -> np.ndarray:
@@ -114,14 +151,14 @@ def output_gradient(shape: tuple[int, ...]) -> np.ndarray:
 
 def contiguous(x: np.ndarray) -> np.ndarray:
     """The same array, its elements side by side in memory."""
-    return np.asarray(x, order="C")
+    return x
 
 
 def with_gaps(x: np.ndarray) -> np.ndarray:
     """The same array, not contiguous: its last axis runs backwards through every second element of a larger one."""
     if x.ndim == 0:
         return x
-    wide = np.full((*x.shape[:-1], 2 * x.shape[-1]), np.nan, x.dtype)
+    wide = np.full((*x.shape[:-1], 2 * x.shape[-1]), np.nan, x.dtype, like=x)
     wide[..., ::-2] = x
     return wide[..., ::-2]
 
@@ -139,6 +176,11 @@ def relative_error(ours: np.ndarray, exact: np.ndarray) -> float:
     scale = max(np.abs(exact[finite]).max(), 1e-3)  # what is zero but for rounding has no relative error
     error = float(difference / scale)
     return error if error == error else np.inf
+
+
+def allowed(dtype: str, theirs: np.ndarray, exact: np.ndarray) -> float:
+    """How large the error may be: in float64 a fixed number, else by PyTorch's own."""
+    return 2 * relative_error(theirs, exact) + FLOORS[dtype] if dtype in FLOORS else FLOAT64_LIMIT
 
 
 def input_names(operation, count: int) -> list[str]:
@@ -165,9 +207,7 @@ def _judge(comparison: Comparison, label: str, ours: dict, exact: dict, theirs: 
         return
     for name, reference in exact.items():
         error = relative_error(ours[name], reference)
-        limit = FLOAT64_LIMIT
-        if comparison.dtype == "float32":
-            limit = 2 * relative_error(theirs[name], reference) + FLOAT32_FLOOR
+        limit = allowed(comparison.dtype, theirs[name], reference)
         if ours[name].dtype != theirs[name].dtype:
             comparison.failures.append(f"{label}: {name} is {ours[name].dtype}, PyTorch's {theirs[name].dtype}")
         if not error <= limit:

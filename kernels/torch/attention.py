@@ -1,45 +1,37 @@
 """Flash attention (Dao 2023, https://arxiv.org/abs/2307.08691): `tinygrad_llm.ops.attention` has the derivation.
 
 PyTorch has it under two names, with other arguments: one for the CPU, and one for CUDA, which takes float16 and
-bfloat16, heads of a multiple of 8 numbers and at most 256, and a causal mask for as many keys as queries. Other masks,
-dropout, and what CUDA's does not take, are the page's own functions.
+bfloat16, heads of a multiple of 8 numbers and at most 256, and a causal mask for as many keys as queries.
 """
 
 import torch
 
-from tinygrad_llm.devices import on_device
+from tinygrad_llm.kernels import Unsupported
 from tinygrad_llm.kernels.torch.tensors import on_tensors
-from tinygrad_llm.ops import attention as page
 from tinygrad_llm.ops.attention import per_key_head
 
 aten = torch.ops.aten
 
 
+@on_tensors
 def attention_forward(q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_causal=False, scale=None):
-    if attn_mask is not None or keep is not None or not takes(q, k, is_causal):
-        y, *saved = page.forward(q, k, v, attn_mask, keep, dropout_p, is_causal, scale)
-        return y, page.backward, saved
-    y, saved = flash_forward(q, k, v, is_causal, scale)
-    return y, flash_backward, saved
-
-
-def attention_backward(dy, backward, saved, needs):
-    return backward(dy, *saved, needs=needs) if backward is page.backward else (*backward(dy, saved), None)
-
-
-def takes(q, k, is_causal) -> bool:
-    """Whether there is flash attention for these arrays."""
-    if not (q.size and k.size and q.ndim == 4):
-        return False
-    if not on_device(q):
-        return True
-    causal = not is_causal or q.shape[2] == k.shape[2]
-    return q.dtype.itemsize == 2 and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256 and causal
+    if attn_mask is not None or keep is not None:
+        raise Unsupported("a mask, nor dropout")
+    return flash_forward(q, k, v, is_causal, scale)
 
 
 @on_tensors
+def attention_backward(dy, saved):
+    return *flash_backward(dy, saved), None
+
+
 def flash_forward(q, k, v, is_causal, scale=None):
-    """y, and what `flash_backward` wants."""
+    """y, and what `flash_backward` wants: tensors. Raises Unsupported for what there is no flash attention for."""
+    width = q.shape[-1]
+    if not (q.numel() and k.numel()):
+        raise Unsupported("no queries, nor no keys")
+    if q.is_cuda and (q.element_size() != 2 or width % 8 or width > 256 or is_causal and q.shape[2] != k.shape[2]):
+        raise Unsupported(f"{q.dtype} with heads of {width} numbers, {q.shape[2]} queries and {k.shape[2]} keys")
     repeats = q.shape[1] // k.shape[1]
     keys, values = (x.repeat_interleave(repeats, 1) if repeats > 1 else x for x in (k, v))
     if q.is_cuda:
@@ -50,7 +42,6 @@ def flash_forward(q, k, v, is_causal, scale=None):
     return y, (k, v, q, keys, values, y, lse, state, is_causal, scale)
 
 
-@on_tensors
 def flash_backward(dy, saved):
     k, v, *arrays, state, is_causal, scale = saved
     if state:

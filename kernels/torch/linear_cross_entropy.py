@@ -1,33 +1,22 @@
 """The head and its loss in chunks: `tinygrad_llm.ops.linear_cross_entropy` has the definition and the derivation.
 
 As Numba's, the forward makes the gradients while it has a chunk's logits, as if dy were 1, where they are wanted.
-Label smoothing and a loss for each row take the page's own functions.
 """
 
 import torch
 
+from tinygrad_llm.kernels import Unsupported
 from tinygrad_llm.kernels.torch.cross_entropy import logits_gradient, losses
 from tinygrad_llm.kernels.torch.tensors import on_tensors, tensor
-from tinygrad_llm.ops import linear_cross_entropy as page
 from tinygrad_llm.ops.linear_cross_entropy import chunks
 
 
+@on_tensors
 def linear_cross_entropy_forward(
     h, weight, targets, ignore_index=-100, reduction="mean", label_smoothing=0.0, needs=(False, False)
 ):
     if reduction == "none" or label_smoothing:
-        y, *saved = page.forward(h, weight, targets, ignore_index, reduction, label_smoothing)
-        return y, page.backward, saved
-    y, gradients = _forward(h, weight, targets, ignore_index, reduction, needs)
-    return y, _backward, gradients
-
-
-def linear_cross_entropy_backward(dy, backward, saved, needs, out):
-    return backward(dy, *saved, out if backward is _backward else needs)
-
-
-@on_tensors
-def _forward(h, weight, targets, ignore_index, reduction, needs):
+        raise Unsupported("a loss for each row, nor label smoothing")
     # Each chunk's loss is a sum, times dy: 1, or in a mean one over the number of targets that count.
     dy = 1 / (targets != ignore_index).sum().to(h.dtype) if reduction == "mean" else h.new_ones(())
     loss = h.new_zeros(())
@@ -46,8 +35,8 @@ def _forward(h, weight, targets, ignore_index, reduction, needs):
 
 
 @on_tensors
-def _backward(dy, dh, dweight, out):
-    return tuple(None if x is None else _scaled(x, dy, *place) for x, place in zip((dh, dweight), out, strict=False))
+def linear_cross_entropy_backward(dy, gradients, out):
+    return tuple(None if x is None else _scaled(x, dy, *place) for x, place in zip(gradients, out, strict=False))
 
 
 def _scaled(x, factor, out, add):

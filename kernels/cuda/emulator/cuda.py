@@ -5,10 +5,11 @@ CuPy wants it.
 """
 
 import time
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 
+from tinygrad_llm.kernels.cuda.emulator import cublas
 from tinygrad_llm.kernels.cuda.emulator.build import build
 
 
@@ -17,6 +18,7 @@ class Device:
 
     compute_capability = "90"
     mem_info = (2**33, 2**33)
+    attributes = MappingProxyType({"MaxSharedMemoryPerBlockOptin": 227 * 1024})
 
     def __init__(self, id: int = 0):
         self.id = id
@@ -113,7 +115,8 @@ class MemoryPool:
 
 
 pool = MemoryPool()
-runtime = SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError)
+runtime = SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError, **cublas.DATA_TYPES)
+device = SimpleNamespace(get_cublas_handle=lambda: 0)
 
 
 class RawModule:

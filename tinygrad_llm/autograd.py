@@ -28,14 +28,16 @@ class Node:
     """An operation that was run: its backward, and where the gradients of its inputs go.
 
     `edges` has one entry an input: the Node that made it, the leaf Tensor itself, or None if it wants no gradient.
+    If it `gathers`, the backward has an argument `arrived` (see `operation`).
     """
 
-    __slots__ = ("backward", "dtype", "edges", "name", "shape")
+    __slots__ = ("backward", "dtype", "edges", "gathers", "name", "shape")
 
-    def __init__(self, name: str, edges: tuple, backward: Callable, result: np.ndarray):
+    def __init__(self, name: str, edges: tuple, backward: Callable, result: np.ndarray, gathers: bool = False):
         self.name = name
         self.edges = edges
         self.backward = backward
+        self.gathers = gathers
         self.shape = result.shape
         self.dtype = result.dtype
 
@@ -48,7 +50,8 @@ def operation(forward: Callable, backward: Callable) -> Callable:
     parameter `needs` is told which inputs want theirs, so that it can leave out the work for the others. The kernel
     selected for the first floating input computes both (see `tinygrad_llm.kernels`). Its forward may take `needs` too,
     and its backward `out`: for each input (array, add), an array that it may write that gradient to and return, or with
-    `add` add it to; or (None, False).
+    `add` add it to; or (None, False). Or `arrived`: the gradient of the first input that others have sent before, or
+    None, which it adds its own to.
     """
     name = forward.__name__.removesuffix("_forward")
     signature = inspect.signature(forward)
@@ -82,7 +85,8 @@ def operation(forward: Callable, backward: Callable) -> Callable:
         if _takes(run_back, "needs"):
             saved.append(needs)
         if not _takes(run_back, "out"):
-            return record(name, inputs, y, lambda dy: run_back(dy, *saved))
+            gathers = _takes(run_back, "arrived")
+            return record(name, inputs, y, lambda dy, **arrived: run_back(dy, *saved, **arrived), gathers)
         leaves = [x if isinstance(x, Tensor) and x.node is None and _once(x, inputs) else None for x in inputs]
         return record(name, inputs, y, lambda dy: run_back(dy, *saved, [_place(leaf) for leaf in leaves]))
 
@@ -161,7 +165,7 @@ def wants_gradient(inputs: tuple) -> tuple[bool, ...]:
     return tuple(recording and isinstance(x, Tensor) and x.requires_grad for x in inputs)
 
 
-def record(name: str, inputs: tuple, y: np.ndarray, backward: Callable) -> Tensor:
+def record(name: str, inputs: tuple, y: np.ndarray, backward: Callable, gathers: bool = False) -> Tensor:
     """Wrap y in a Tensor; if y is floating and an input requires a gradient, with the Node that will send it."""
     result = Tensor(y)
     if floating(result.dtype):
@@ -169,7 +173,7 @@ def record(name: str, inputs: tuple, y: np.ndarray, backward: Callable) -> Tenso
         edges = tuple((x.node or x) if want else None for x, want in zip(inputs, wanted, strict=True))
         if any(edge is not None for edge in edges):
             result.requires_grad = True
-            result.node = Node(name, edges, backward, result.data)
+            result.node = Node(name, edges, backward, result.data, gathers)
     return result
 
 
@@ -224,9 +228,11 @@ def walk_back(root: Node, gradient: np.ndarray, retain_graph: bool = False) -> N
         edges, backward, dy = node.edges, node.backward, gradients.pop(node, None)
         if not retain_graph:
             node.edges, node.backward = (), None
-        # A node that no gradient reached has none to send, but those behind it still wait for its word.
-        inputs = (None,) * len(edges) if dy is None else watched("backward", node.name, backward, [dy], {})
-        backward = None  # frees what it saved before the next one runs
+        inputs = (None,) * len(edges)  # of a node that no gradient reached; those behind it still wait for its word
+        if dy is not None:
+            options = {"arrived": gradients.pop(edges[0], None)} if node.gathers else {}
+            inputs = watched("backward", node.name, backward, [dy], options)
+        backward = options = None  # frees what it saved before the next one runs
         if any(edge is not None for edge in edges[len(inputs) :]):
             raise RuntimeError(
                 f"the backward of {node.name!r} gave {len(inputs)} gradients, but an input after those requires one"

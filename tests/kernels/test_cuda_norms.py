@@ -1,6 +1,7 @@
 """CUDA kernels of norms, activations, rotary embedding and sums, on the emulator: what the comparison with PyTorch of
 every operation does not show. Ladder, fused kernels, addresses and sizes off the beaten track, faults."""
 
+import copy
 import shutil
 from importlib import import_module
 
@@ -8,10 +9,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tinygrad_llm.devices import cupy, emulated
+from tinygrad_llm import Tensor, watch
+from tinygrad_llm.devices import cupy, emulated, to_device
 from tinygrad_llm.kernels.cuda import layernorm
 from tinygrad_llm.kernels.cuda.emulator import order
 from tinygrad_llm.kernels.cuda.launch import FOLDER, instead
+from tinygrad_llm.nn import LayerNorm, RMSNorm, add_norm
 from tinygrad_llm.verification import relative_error
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -47,7 +50,7 @@ def pair(operation: str, count: int, **options):
     return run
 
 
-def add_norm(operation: str, count: int):
+def residual_norm(operation: str, count: int):
     """The residual's sum, the norm, and in the backward the gradient that has arrived."""
 
     def run(page, inputs):
@@ -92,8 +95,8 @@ RUNS = {
     "layernorm without bias": (pair("layernorm", 3), lambda rows, width: norm(rows, width, bias=False)),
     "rmsnorm": (pair("rmsnorm", 2), lambda rows, width: [(rows, width), (width,), (rows, width)]),
     "rmsnorm without weight": (pair("rmsnorm", 2), lambda rows, width: [(rows, width), None, (rows, width)]),
-    "add_layernorm": (add_norm("layernorm", 4), lambda *s: [s, s, s[1:], s[1:], s, s]),
-    "add_rmsnorm": (add_norm("rmsnorm", 3), lambda *s: [s, s, s[1:], s, s]),
+    "add_layernorm": (residual_norm("layernorm", 4), lambda *s: [s, s, s[1:], s[1:], s, s]),
+    "add_rmsnorm": (residual_norm("rmsnorm", 3), lambda *s: [s, s, s[1:], s, s]),
     "gelu": (pair("gelu", 1), lambda *s: [s, s]),
     "gelu tanh": (pair("gelu", 1, approximate="tanh"), lambda *s: [s, s]),
     "bias_gelu": (bias_gelu("none"), lambda *s: [s, s[1:], s]),
@@ -230,6 +233,31 @@ def test_the_last_version_adds_the_residual():
     with instead("layernorm.cu", FOLDER / VERSIONS[-1]):
         results = ours("add_layernorm", inputs, "bfloat16")
     assert max(errors(results, exact("add_layernorm", inputs, "bfloat16"))) <= LIMITS["bfloat16"]
+
+
+# The tape
+
+
+@pytest.mark.parametrize("norm", [LayerNorm(33), LayerNorm(33, bias=False), RMSNorm(33)], ids=["layer", "bare", "rms"])
+def test_a_shortcut_and_its_norm_are_one_pass(norm):
+    """The gradient of the sum comes from both that follow, whichever is first."""
+    random = np.random.default_rng(0)
+    x, y, w, v = (random.normal(size=(3, 7, 33)) for _ in "xywv")
+    results, seen = [], []
+    for device, dtype in [("cpu", "float64"), ("cuda", "float32")]:
+        module = copy.deepcopy(norm).to(dtype).to(device)
+        inputs = [Tensor(a.astype(dtype)).to(device).requires_grad_() for a in (x, y)]
+        weights = [Tensor(a.astype(dtype)).to(device) for a in (w, v)]
+        with watch(lambda phase, name, *_: seen.append((phase, name))):
+            z, normed = add_norm(*inputs, module)
+            (normed * weights[0] + z * weights[1]).sum().backward()
+        tensors = [*inputs, *module.parameters()]
+        results.append([to_device(a, "cpu") for a in (z.data, normed.data, *(t.grad for t in tensors))])
+    assert max(errors(*reversed(results))) <= LIMITS["float32"]
+    name = type(norm).__name__.lower()
+    assert [each for each in seen if "norm" in each[1]] == [
+        *[("forward", name), ("backward", name)], *[("forward", f"add_{name}"), ("backward", name)]
+    ]  # fmt: skip
 
 
 # Faults: text of a file that the backward alone uses, and what replaces it

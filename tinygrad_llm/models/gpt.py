@@ -10,7 +10,7 @@ from tinygrad_llm import functional as F
 from tinygrad_llm import ops
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.models.language_model import LanguageModel
-from tinygrad_llm.nn import Cache, Dropout, Embedding, LayerNorm, Linear, Module, MultiHeadAttention, decoding
+from tinygrad_llm.nn import Cache, Dropout, Embedding, LayerNorm, Linear, Module, MultiHeadAttention, add_norm, decoding
 from tinygrad_llm.tensor import Tensor
 
 
@@ -105,8 +105,8 @@ class Block(Module):
         self.drop = Dropout(config.dropout)
 
     def forward(self, x: Tensor, *attention) -> Tensor:
-        x = x + self.drop(self.attn(self.ln_1(x), *attention))
-        return x + self.drop(self.mlp(self.ln_2(x)))
+        x, normed = add_norm(x, self.drop(self.attn(self.ln_1(x), *attention)), self.ln_2)
+        return x + self.drop(self.mlp(normed))
 
     def arrays(self) -> decoding.Arrays:
         """What a kernel for decoding computes with."""

@@ -13,7 +13,7 @@ from tinygrad_llm.nn.attention import (
     split_heads,
 )
 from tinygrad_llm.nn.cache import Cache, KVCache
-from tinygrad_llm.nn.layers import GELU, Dropout, Embedding, LayerNorm, Linear, RMSNorm, Sequential
+from tinygrad_llm.nn.layers import GELU, Dropout, Embedding, LayerNorm, Linear, RMSNorm, Sequential, add_norm
 from tinygrad_llm.nn.lora import LoRAConfig, LoRALinear, add_lora, lora_parameters, merge, unmerge
 from tinygrad_llm.nn.module import Module, Parameter, initial, meta
 from tinygrad_llm.nn.quantized import QuantizedEmbedding, QuantizedLinear, use_quantized
@@ -41,6 +41,7 @@ __all__ = [
     "SplitHeads",
     "StackedHeads",
     "add_lora",
+    "add_norm",
     "attend",
     "attention_without_weights",
     "initial",

@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 
 from tinygrad_llm import functional as F
-from tinygrad_llm import random
+from tinygrad_llm import kernels, random
+from tinygrad_llm.autograd import record, watched
 from tinygrad_llm.nn.module import Module, Parameter, initial
 from tinygrad_llm.tensor import Tensor
 
@@ -57,6 +58,24 @@ class RMSNorm(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def add_norm(x: Tensor, y: Tensor, norm: Module) -> tuple[Tensor, Tensor]:
+    """x + y, as where a shortcut ends, and the norm of the sum: in one pass over memory where a kernel has them so.
+
+    On the tape they are two operations nonetheless, an addition and a norm.
+    """
+    name = {LayerNorm: "layernorm", RMSNorm: "rmsnorm"}.get(type(norm))
+    kernel = kernels.find(name, x.data) if name and (x.shape, x.dtype) == (y.shape, y.dtype) else None
+    if not hasattr(kernel, f"add_{name}_forward"):
+        z = x + y
+        return z, norm(z)
+    vectors = (norm.weight, norm.bias) if name == "layernorm" else (norm.weight,)
+    arrays = [x.data, y.data, *(v if v is None else v.data for v in vectors)]
+    forward, backward = getattr(kernel, f"add_{name}_forward"), getattr(kernel, f"{name}_backward")
+    z, normed, *saved = watched("forward", f"add_{name}", forward, arrays, {"eps": norm.eps})
+    z = record("add", (x, y), z, lambda dz: (dz, dz))
+    return z, record(name, (z, *vectors), normed, lambda dy, arrived: backward(dy, *saved, arrived), gathers=True)
 
 
 class Dropout(Module):

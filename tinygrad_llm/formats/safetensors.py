@@ -29,7 +29,8 @@ def save_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
     path.touch()
     mode = path.stat().st_mode
     try:
-        save_file({name: np.asarray(to_device(x, "cpu"), order="C") for name, x in arrays.items()}, path, metadata={"format": "pt"})
+        arrays = {name: np.asarray(to_device(x, "cpu"), order="C") for name, x in arrays.items()}
+        save_file(arrays, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(str(error)) from error
     path.chmod(mode)  # the library leaves the file to its owner alone

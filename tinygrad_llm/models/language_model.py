@@ -57,8 +57,8 @@ class LanguageModel(Module):
 
     def loss(self, ids, targets, reduction: str = "mean", ignore_index: int = -100, segments=None) -> Tensor:
         """Cross-entropy of the next token: ids, targets and segments (B, T). Never holds all the logits, unless the
-        head is quantized, and makes none where the target is ignored, unless each loss is asked for or the targets are on
-        a device, where to count them would be to wait."""
+        head is quantized, and makes none where the target is ignored, unless each loss is asked for, or the targets are
+        on a device, where to count them would be to wait."""
         return self.head_loss(self.hidden(ids, segments=segments), targets, reduction, ignore_index)
 
     def head_loss(self, h: Tensor, targets, reduction: str = "mean", ignore_index: int = -100) -> Tensor:

@@ -49,7 +49,7 @@ class Loop:
         self.run = run
         self.resumed = checkpoint.newest(run, print)
         self.step, self.best, self.val = 0, {"loss": math.inf, "step": 0}, None
-        self.unread: list[tuple[int, float]] = []  # tokens and seconds of the steps since the last reading of a loss
+        self.unread = np.zeros(2)  # tokens and seconds of the steps since a loss was read
 
     def loss(self, batch) -> Tensor:
         """The sum of the losses of a micro-batch."""
@@ -152,15 +152,15 @@ class Loop:
         values = self.optimize(batches)
         self.step += 1
         log = self.step % self.config.log_interval == 0
-        if log or self.config.device == "cpu":
+        reads = log or self.config.device == "cpu"
+        if reads:
             values = self.read(values, self.step)
-        self.unread.append((sum(self.tokens(batch) for batch in batches), time.perf_counter() - start))
-        if log or self.config.device == "cpu":
-            tokens, seconds = map(sum, zip(*self.unread, strict=True))
-            self.unread.clear()
-            self.display.update(self.step, values["loss"], self.val, tokens / seconds)
+        self.unread += [sum(self.tokens(batch) for batch in batches), time.perf_counter() - start]
+        if reads:
+            speed, self.unread = self.unread[0] / self.unread[1], np.zeros(2)
+            self.display.update(self.step, values["loss"], self.val, speed)
         if log:
-            self.metrics.log(self.step, "batch", **values, tokens_per_second=round(tokens / seconds))
+            self.metrics.log(self.step, "batch", **values, tokens_per_second=round(speed))
 
     def optimize(self, batches: list) -> dict[str, Any]:
         """Move the parameters by the mean loss of these micro-batches; return what is worth a line of metrics.

@@ -43,6 +43,8 @@ class KernelSet:
             self.package = None
             path = Path(name)
             files = sorted(path.glob("*.py")) if path.is_dir() else [path]
+            if (Path(__file__).parent / name / "__init__.py").is_file():
+                raise UserError(f"the kernel set {name!r} needs {name}: pip install 'tinygrad-llm[{name}]'")
             if not files or not all(file.is_file() for file in files):
                 raise UserError(
                     f"no kernel set {name!r}: give one of {', '.join(['numpy', *builtin_sets()])}, "

@@ -1,77 +1,62 @@
-// Tensor cores: products of small matrices that a whole warp holds in its registers.
+// Tensor cores: C += A B of small matrices of float16 or bfloat16, C in float32, by a warp whose lanes all take part.
 //
-// Of a matrix product d += a b, with a (16, 16), b (16, 8) and d (16, 8), lane 4 g + t holds (PTX ISA, "Matrix Fragments
-// for mma.m16n8k16"; two neighbouring 16-bit numbers to a register, the lower one in the lower half):
+// Of each matrix a lane holds a part (PTX ISA, "Matrix Fragments for mma.m16n8k16"), two neighboring 16-bit numbers to a
+// register, the first in the lower half. With g = lane / 4 and t = lane % 4:
 //
-//     a[0] = a[g][2t, 2t+1]     a[2] = a[g][2t+8, 2t+9]          b[0] = b[2t, 2t+1][g]
-//     a[1] = a[g+8][2t, 2t+1]   a[3] = a[g+8][2t+8, 2t+9]        b[1] = b[2t+8, 2t+9][g]
-//     d[0], d[1] = d[g][2t, 2t+1]     d[2], d[3] = d[g+8][2t, 2t+1]
+//     A (16, 16)  a[0]: row g, columns 2t and 2t + 1;  a[1]: row g + 8;  a[2], a[3]: the same, 8 columns further
+//     B (16, 8)   b[0]: rows 2t and 2t + 1 of column g;  b[1]: the same, 8 rows further
+//     C (16, 8)   c[0], c[1]: row g, columns 2t and 2t + 1;  c[2], c[3]: row g + 8
 //
-// All 32 lanes of the warp must call these together.
+// So what two C side by side hold is what one A must hold: a product's result is the next one's factor where it is.
+// On the CPU the emulator gives the three functions that are instructions here.
 #pragma once
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include "common.cuh"
 
-// d += a b, where T is __half or __nv_bfloat16 and d float.
-template <class T> __device__ void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
-
-// Four (8, 8) matrices of 16-bit numbers from shared memory: lane 8 i + r gives the address of row r of the i-th, which
-// is a multiple of 16 bytes; register i of lane 4 g + t gets its elements [g][2t, 2t+1], or [2t, 2t+1][g] transposed.
-__device__ inline void load_matrices(unsigned (&to)[4], const void* row);
-__device__ inline void load_matrices_transposed(unsigned (&to)[4], const void* row);
-
-// Two numbers in one register, the first in the lower half.
-template <class T> __device__ unsigned pair(float low, float high);
-template <> __device__ inline unsigned pair<__half>(float low, float high) {
-  const __half2 both = __floats2half2_rn(low, high);
-  return *reinterpret_cast<const unsigned*>(&both);
-}
-template <> __device__ inline unsigned pair<__nv_bfloat16>(float low, float high) {
-  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const unsigned*>(&both);
+// Two numbers in one register.
+template <class T> __device__ inline unsigned pair(float first, float second) {
+  const T both[2] = {from_float<T>(first), from_float<T>(second)};
+  return *reinterpret_cast<const unsigned*>(both);
 }
 
-#ifndef CUDA_EMULATOR
-#define MMA(instruction, d, a, b) \
-  asm volatile("mma.sync.aligned." instruction " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
-template <>
-__device__ inline void mma_m16n8k16<__half>(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#ifdef __CUDACC__
+#define MMA(INSTRUCTION)                                                                               \
+  asm("mma.sync.aligned." INSTRUCTION " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"         \
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                                 \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+
+// C += A B for T = __half from sm_75 on, for T = __nv_bfloat16 from sm_80 on.
+template <class T> __device__ void mma_16x8x16(float* c, const unsigned* a, const unsigned* b);
+
+template <> __device__ inline void mma_16x8x16<__half>(float* c, const unsigned* a, const unsigned* b) {
 #if __CUDA_ARCH__ >= 800
-  MMA("m16n8k16.row.col.f32.f16.f16.f32", d, a, b);
-#else  // Turing multiplies half as deep at once
+  MMA("m16n8k16.row.col.f32.f16.f16.f32");
+#else  // half as deep at once
 #pragma unroll
   for (int k = 0; k < 2; ++k)
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[2 * k]), "r"(a[2 * k + 1]), "r"(b[k]));
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[2 * k]), "r"(a[2 * k + 1]), "r"(b[k]));
 #endif
 }
-#if __CUDA_ARCH__ >= 800  // Turing's tensor cores have no bfloat16
-template <>
-__device__ inline void mma_m16n8k16<__nv_bfloat16>(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-  MMA("m16n8k16.row.col.f32.bf16.bf16.f32", d, a, b);
+
+#if __CUDA_ARCH__ >= 800
+template <> __device__ inline void mma_16x8x16<__nv_bfloat16>(float* c, const unsigned* a, const unsigned* b) {
+  MMA("m16n8k16.row.col.f32.bf16.bf16.f32");
 }
 #endif
 #undef MMA
 
-#define LDMATRIX(instruction, to, row) \
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4" instruction ".shared.b16 {%0,%1,%2,%3}, [%4];" \
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) \
-               : "r"(unsigned(__cvta_generic_to_shared(row))) : "memory")
-__device__ inline void load_matrices(unsigned (&to)[4], const void* row) { LDMATRIX("", to, row); }
-__device__ inline void load_matrices_transposed(unsigned (&to)[4], const void* row) { LDMATRIX(".trans", to, row); }
+#define LDMATRIX(KIND)                                                        \
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4" KIND " {%0,%1,%2,%3}, [%4];"   \
+               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])               \
+               : "r"(unsigned(__cvta_generic_to_shared(row)))                 \
+               : "memory")
+
+// Four matrices of (8, 8) 16-bit numbers from shared memory: lane 8 i + r says where row r of the i-th lies, at a
+// multiple of 16 bytes, and of the i-th gets into m[i] the numbers 2t and 2t + 1 of row g; transposed, of column g.
+template <class T> __device__ inline void load_matrices(unsigned* m, const T* row) { LDMATRIX(".shared.b16"); }
+template <class T> __device__ inline void load_matrices_transposed(unsigned* m, const T* row) {
+  LDMATRIX(".trans.shared.b16");
+}
 #undef LDMATRIX
-#else
-template <>
-inline void mma_m16n8k16<__half>(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-  emulator::mma<__half>(d, a, b);
-}
-template <>
-inline void mma_m16n8k16<__nv_bfloat16>(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-  emulator::mma<__nv_bfloat16>(d, a, b);
-}
-inline void load_matrices(unsigned (&to)[4], const void* row) { emulator::load_matrices(to, row, false); }
-inline void load_matrices_transposed(unsigned (&to)[4], const void* row) { emulator::load_matrices(to, row, true); }
 #endif

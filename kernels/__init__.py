@@ -43,7 +43,7 @@ class KernelSet:
             self.package = None
             path = Path(name)
             files = sorted(path.glob("*.py")) if path.is_dir() else [path]
-            if (Path(__file__).parent / name / "__init__.py").is_file():
+            if name in _folders():
                 raise UserError(f"the kernel set {name!r} needs {name}: pip install 'tinygrad-llm[{name}]'")
             if not files or not all(file.is_file() for file in files):
                 raise UserError(
@@ -107,8 +107,11 @@ def active(array=HOST) -> tuple[str, ...]:
 
 def builtin_sets() -> list[str]:
     """The sets that come with the package and can run here: those whose technology is installed."""
-    folders = [path.parent.name for path in Path(__file__).parent.glob("*/__init__.py")]
-    return sorted(name for name in folders if name == "cuda" or importlib.util.find_spec(name))
+    return sorted(name for name in _folders() if name == "cuda" or importlib.util.find_spec(name))
+
+
+def _folders() -> list[str]:
+    return [path.parent.name for path in Path(__file__).parent.glob("*/__init__.py")]
 
 
 def find(operation: str, array) -> ModuleType | None:

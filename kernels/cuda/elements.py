@@ -13,7 +13,8 @@ LANES, TILE_ROWS = 32, 8  # of a block with a tile of columns (see columns.cuh)
 def alike(x, *others) -> list:
     """x and the others without gaps in memory and of x's dtype; None stays."""
     cp = cupy()
-    return [a if a is None else cp.ascontiguousarray(a.astype(x.dtype, copy=False)) for a in (x, *others)]
+    arrays = (a if a is None else a.astype(x.dtype, copy=False) for a in (x, *others))
+    return [a if a is None else cp.ascontiguousarray(a).reshape(a.shape) for a in arrays]  # of 0 axes it makes 1
 
 
 def launch_elements(source: str, name: str, *arrays, scalars: tuple = ()) -> None:

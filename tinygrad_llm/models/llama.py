@@ -17,7 +17,7 @@ from tinygrad_llm import ops
 from tinygrad_llm.devices import to_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.models.language_model import LanguageModel
-from tinygrad_llm.nn import Cache, Embedding, KVCache, Linear, Module, RMSNorm, attend, decoding, split_heads
+from tinygrad_llm.nn import Cache, Embedding, KVCache, Linear, Module, RMSNorm, add_norm, attend, decoding, split_heads
 from tinygrad_llm.nn.rope import check_rotations, rotation
 from tinygrad_llm.tensor import Tensor
 
@@ -140,8 +140,9 @@ class LlamaBlock(Module):
         self.mlp = LlamaMLP(config)
 
     def forward(self, x: Tensor, *attention) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), *attention)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        attended = self.self_attn(self.input_layernorm(x), *attention)
+        x, normed = add_norm(x, attended, self.post_attention_layernorm)
+        return x + self.mlp(normed)
 
     def arrays(self) -> decoding.Arrays:
         """What a kernel for decoding computes with."""

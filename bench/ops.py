@@ -188,7 +188,7 @@ def inputs_of(case: dict) -> list:
 
 def describe(x):
     """An array by its looks, for JSON; anything else as it is."""
-    if not isinstance(x, np.ndarray):
+    if not isinstance(x, np.ndarray | np.generic):
         return x
     high = int(x.max()) + 1 if x.dtype.kind in "iu" else 0
     return {"shape": x.shape, "dtype": x.dtype.name, "high": 60 if x.dtype == np.uint8 else high}

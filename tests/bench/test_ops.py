@@ -1,5 +1,6 @@
 """The race of the operations: which there are, what they are given, and the limit beside them."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_each_side_beside_the_limit():
 
 def test_a_step_calls_what_the_model_does():
     cases = ops.Race(models="char,baby").cases()
-    assert len({label.split()[0] for label in cases}) == 2
+    assert len({label.split()[0] for label in cases}) == 2 and json.loads(json.dumps(cases)).keys() == cases.keys()
     names = {case["name"] for case in cases.values()}
     assert {"embedding", "layernorm", "linear_cross_entropy", "clip_adamw"} <= names
     assert names.isdisjoint({"getitem", "permute"})  # views

@@ -6,7 +6,8 @@ not fit. Blocks and threads run in any order that is asked for. Under a sanitize
 are found too. It says nothing of speed.
 """
 
+from tinygrad_llm.kernels.cuda.emulator import sanitize
 from tinygrad_llm.kernels.cuda.emulator.build import build
 from tinygrad_llm.kernels.cuda.emulator.library import Function, KernelError, Library, order
 
-__all__ = ["Function", "KernelError", "Library", "build", "order"]
+__all__ = ["Function", "KernelError", "Library", "build", "order", "sanitize"]

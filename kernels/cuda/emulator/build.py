@@ -18,7 +18,7 @@ INCLUDE = Path(__file__).parent / "include"
 SANITIZERS = {
     None: [],
     "thread": ["-g", "-fsanitize=thread"],
-    "address": ["-g", "-fsanitize=address"],
+    "address": ["-g", "-fsanitize=address", "-fsanitize-recover=address"],
     # ThreadSanitizer's calls at every access, and our own memory.cpp to answer them.
     "memory": ["-g", "-fsanitize=thread", "-DEMULATOR_MEMORY"],
 }
@@ -54,7 +54,8 @@ def _build(source: str, name: str, options: tuple[str, ...], sanitizer: str | No
     path = cache_folder() / f"{Path(name).stem}-{key}.so"
     if not path.exists():
         header = ["-include", str(toolchain / "cuda_emulator.h"), f"-I{cuda_headers()}"]
-        runtime = ["-x", "none", str(toolchain / "libemulator.so"), *(WITHOUT_SANITIZER if sanitizer == "memory" else [])]
+        runtime = ["-x", "none", str(toolchain / "libemulator.so")]
+        runtime += WITHOUT_SANITIZER if sanitizer == "memory" else []
         _compile([*SANITIZERS[sanitizer], "-shared", *header, "-x", "c++", "-"], path, text, runtime)
     return Library(path, toolchain / "libemulator.so", tuple(kernels))
 
@@ -91,6 +92,12 @@ def cuda_headers() -> Path:
         if (folder / "cuda_fp16.h").is_file():
             return folder
     raise UserError("CUDA's headers are not installed: pip install 'tinygrad-llm[lab]'")
+
+
+def check() -> None:
+    """Raise UserError for what the emulator needs and is not here: a compiler, CUDA's headers."""
+    _compiler_version()
+    cuda_headers()
 
 
 def _define(option: str) -> str:

@@ -7,12 +7,14 @@ once; spilled registers and a stack live in slow memory, and no kernel of ours h
 nvdisasm prints it, shows whether 16 bytes move at once and whether tensor cores are used.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import re
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,16 +29,21 @@ ARCHITECTURES = {"sm_75": "T4, RTX 20", "sm_80": "A100", "sm_90": "H100", "sm_10
 
 RESOURCES = re.compile(
     r"entry function '(?P<kernel>\w+)'.*?(?P<stack>\d+) bytes stack frame, (?P<stored>\d+) bytes spill stores, "
-    r"(?P<loaded>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers(?:.*?(?P<shared>\d+) bytes smem)?[^\n]*",
+    r"(?P<loaded>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers(?:[^\n]*?(?P<shared>\d+) bytes smem)?",
     re.DOTALL,
 )
 CODE_OF_KERNEL = re.compile(r"^\.text\.(\w+):$(.*?)(?=^\.text\.|\Z)", re.MULTILINE | re.DOTALL)
 VECTOR_ACCESS = re.compile(r"\b(?:LDG|STG|LD|ST)\.E(?:\.\w+)*\.128\b")
+MISSING_INSTRUCTION = r"Unresolved extern function '\w*mma_16x8x16"  # mma.cuh defines it where there is one
 TENSOR_INSTRUCTION = re.compile(r"\b[A-Z]*MMA\.")
+
+# With what a file is compiled, if with anything: of what its wrapper asks for, the usual and the most demanding.
+ATTENTION = [{"WIDTH": 64}, {"WIDTH": 128}, {"WIDTH": 128, "DROPOUT": 1}]
+CONSTANTS = {"attention.cu": ATTENTION, "attention_mma.cu": ATTENTION}
 
 
 class Unsupported(UserError):
-    """The architecture lacks what a kernel needs, as its source says by #error."""
+    """The architecture has no tensor cores for the storage type of a kernel that needs them."""
 
 
 @dataclass(frozen=True)
@@ -55,34 +62,33 @@ def files() -> list[Path]:
     return sorted(FOLDER.glob("*.cu")) + sorted(FOLDER.glob("versions/*.cu"))
 
 
-def figures(file: Path, dtype: str, architecture: str) -> dict[str, Figures]:
+def figures(file: Path, dtype: str, architecture: str, **constants: int) -> dict[str, Figures]:
     """The figures of a file's kernels, by their names.
 
     Raises Unsupported where the architecture lacks what they need, UserError where the file does not compile.
     """
-    found = _kept(file, dtype, architecture, "figures", lambda: _figures(_compile(file, dtype, architecture)[1]))
+    what = file.name, source(file), options(dtype, **constants), architecture
+    found = _kept("figures", lambda: _figures(_compile(*what)[1]), what)
     return {kernel: Figures(**values) for kernel, values in found.items()}
 
 
-def instructions(file: Path, dtype: str, architecture: str) -> dict[str, dict[str, int]]:
+def instructions(file: Path, dtype: str, architecture: str, **constants: int) -> dict[str, dict[str, int]]:
     """How many of a kernel's machine instructions move 16 bytes from or to the GPU's memory ("vector") and how many
     use tensor cores ("tensor"), by the kernels' names."""
-    return _kept(
-        file, dtype, architecture, "instructions", lambda: _instructions(_compile(file, dtype, architecture)[0])
-    )
+    what = file.name, source(file), options(dtype, **constants), architecture
+    return _kept("instructions", lambda: _instructions(_compile(*what)[0]), what)
 
 
 def nvrtc_version() -> str:
-    from cuda.bindings import nvrtc
-
-    return ".".join(map(str, nvrtc.nvrtcVersion()[1:]))
+    """The compiler's version; UserError where it is not installed."""
+    return ".".join(map(str, _nvrtc().nvrtcVersion()[1:]))
 
 
 def table() -> str:
     """docs/kernels.md: every kernel on every architecture."""
     head = ["file", "kernel", *(f"{name} ({card})" for name, card in ARCHITECTURES.items())]
     head += ["shared memory", "stack, spills", "16-byte accesses", "tensor-core instructions"]
-    rows = [row for file in files() for row in _rows(file)]
+    rows = [row for file in files() for constants in CONSTANTS.get(file.name, [{}]) for row in _rows(file, constants)]
     lines = [f"| {' | '.join(cells)} |" for cells in [head, ["---"] * 2 + ["---:"] * (len(head) - 2), *rows]]
     return HEADER.format(version=nvrtc_version()) + "\n".join(lines) + "\n"
 
@@ -100,64 +106,67 @@ sm_80: those that move 16 bytes from or to the GPU's memory, and those of tensor
 """
 
 
-def _rows(file: Path) -> list[list[str]]:
-    compiled = {}
-    for architecture in ARCHITECTURES:
-        for dtype in DTYPES:
-            try:
-                compiled[architecture, dtype] = figures(file, dtype, architecture)
-            except Unsupported:
-                continue
-    counts = {dtype: instructions(file, dtype, "sm_80") for dtype in DTYPES if ("sm_80", dtype) in compiled}
-    rows = []
-    for kernel in sorted({kernel for found in compiled.values() for kernel in found}):
-        of = {key: found[kernel] for key, found in compiled.items()}
-        row = [str(file.relative_to(FOLDER)), f"`{kernel}`"]
+def _rows(file: Path, constants: dict[str, int]) -> list[list[str]]:
+    compiled = {dtype: {} for dtype in DTYPES}  # dtype -> architecture -> the file's kernels
+    for dtype, of_dtype in compiled.items():
         for architecture in ARCHITECTURES:
-            row.append(_cell(getattr(of.get((architecture, dtype)), "registers", None) for dtype in DTYPES))
-        row.append(_cell(max((found.shared for (_, of_dtype), found in of.items() if of_dtype == dtype), default=None) for dtype in DTYPES))
-        row.append(", ".join(str(max(getattr(found, what) for found in of.values())) for what in ("stack", "spills")))
-        row += [
-            _cell(counts[dtype][kernel][kind] if dtype in counts else None for dtype in DTYPES)
-            for kind in ("vector", "tensor")
-        ]
+            with contextlib.suppress(Unsupported):
+                of_dtype[architecture] = figures(file, dtype, architecture, **constants)
+    code = {dtype: instructions(file, dtype, "sm_80", **constants) for dtype in DTYPES if "sm_80" in compiled[dtype]}
+    all_of_them = [found for of_dtype in compiled.values() for found in of_dtype.values()]
+    rows = []
+    for kernel in all_of_them[0]:
+        row = [str(file.relative_to(FOLDER)) + "".join(f", {name} {n}" for name, n in constants.items()), f"`{kernel}`"]
+        for architecture in ARCHITECTURES:
+            found = [of[architecture][kernel].registers if architecture in of else None for of in compiled.values()]
+            row.append(_cell(found))
+        shared = [max(found[kernel].shared for found in of.values()) if of else None for of in compiled.values()]
+        row.append(_cell(shared))
+        row.append(_cell([max(getattr(found[kernel], what) for found in all_of_them) for what in ("stack", "spills")]))
+        for kind in ("vector", "tensor"):
+            row.append(_cell([code[dtype][kernel][kind] if dtype in code else None for dtype in DTYPES]))
         rows.append(row)
     return rows
 
 
-def _cell(values) -> str:
+def _cell(values: list[int | None]) -> str:
     texts = ["–" if value is None else str(value) for value in values]
     return texts[0] if len(set(texts)) == 1 else " / ".join(texts)
 
 
-def _kept(file: Path, dtype: str, architecture: str, kind: str, make) -> dict:
-    """What `make` returns, kept in the user's cache under the content that it depends on."""
-    content = f"{nvrtc_version()} {architecture} {options(dtype)} {source(file)}"
-    path = cache_folder() / f"{file.stem}-{hashlib.sha256(content.encode()).hexdigest()[:32]}.{kind}.json"
+def _kept(kind: str, make: Callable[[], dict], what: tuple) -> dict:
+    """What `make` returns, kept in the user's cache under all that it depends on."""
+    key = hashlib.sha256(repr((nvrtc_version(), *what)).encode()).hexdigest()[:32]
+    path = cache_folder() / f"{Path(what[0]).stem}-{key}.{kind}.json"
     if not path.exists():
         write_atomic(path, json.dumps(make()))
     return json.loads(path.read_text())
 
 
-@functools.lru_cache(8)  # figures and instructions of the same
-def _compile(file: Path, dtype: str, architecture: str) -> tuple[bytes, str]:
-    """The machine code and what the compiler said."""
+@functools.lru_cache(len(DTYPES))  # of the same, figures and instructions are asked for
+def _compile(name: str, text: str, options: tuple[str, ...], architecture: str) -> tuple[bytes, str]:
+    """The machine code, and what the compiler said."""
+    nvrtc = _nvrtc()
+    arguments = [*options, f"--gpu-architecture={architecture}", f"-I{cuda_headers()}", "--ptxas-options=-v"]
+    _, program = nvrtc.nvrtcCreateProgram(text.encode(), name.encode(), 0, [], [])
+    (status,) = nvrtc.nvrtcCompileProgram(program, len(arguments), [argument.encode() for argument in arguments])
+    log = _bytes(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).decode().strip("\0")
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        errors = [line for line in log.splitlines() if "error" in line or "fatal" in line]
+        error = Unsupported if re.search(MISSING_INSTRUCTION, log) else UserError
+        raise error(f"{name} does not compile for {architecture}, {options[1]}: {(errors or [log])[0]}")
+    return _bytes(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program), log
+
+
+def _nvrtc():
     try:
         from cuda.bindings import nvrtc
     except ImportError as error:
         raise UserError("NVIDIA's compiler is not installed: pip install 'tinygrad-llm[lab]'") from error
-    arguments = [*options(dtype), f"--gpu-architecture={architecture}", f"-I{cuda_headers()}", "--ptxas-options=-v"]
-    _, program = nvrtc.nvrtcCreateProgram(source(file).encode(), file.name.encode(), 0, [], [])
-    (status,) = nvrtc.nvrtcCompileProgram(program, len(arguments), [argument.encode() for argument in arguments])
-    log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).decode().strip("\0")
-    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        errors = [line for line in log.splitlines() if "error" in line or "fatal" in line]
-        kind = Unsupported if "needs sm_" in log else UserError
-        raise kind(f"{file.name} does not compile for {architecture} and {dtype}: {(errors or [log])[0]}")
-    return _text(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program), log
+    return nvrtc
 
 
-def _text(size, get, program) -> bytes:
+def _bytes(size, get, program) -> bytes:
     _, length = size(program)
     buffer = bytes(length)
     get(program, buffer)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 from tinygrad_llm.errors import UserError
@@ -35,7 +36,8 @@ LOCATION = re.compile(r"Location is global '(?P<name>[^']+)'")
 def run(sanitizer: str, arguments: list[str], timeout: float = 600) -> list[str]:
     """Run `python *arguments`, with the kernels that it launches built for `sanitizer`: "thread", "address", "memory".
 
-    Returns what was found, one line each with file and line of the source. Raises UserError where the program fails for another reason, or takes more than `timeout` seconds.
+    Returns what was found, one line each with file and line of the source. Raises UserError where the program fails
+    for another reason, or takes more than `timeout` seconds.
     """
     if sanitizer not in LIBRARIES:
         raise UserError(f"no sanitizer {sanitizer!r}: give one of {', '.join(LIBRARIES)}")
@@ -77,10 +79,11 @@ def parse(reports: str) -> list[str]:
     lines = []
     for report in re.split(r"^=+\d*=*$", reports, flags=re.MULTILINE):
         title = re.search(r"(?:Thread|Address)Sanitizer: ([\w-]+(?: race)?)", report)
-        starts = list(ACCESS.finditer(report))
+        starts = [access.start() for access in ACCESS.finditer(report)]
         accesses = []
-        for access, end in zip(starts, [*(next.start() for next in starts[1:]), len(report)], strict=True):
-            if frame := FRAME.search(report, access.end(), end):
+        for part in (report[start:end] for start, end in pairwise([*starts, len(report)])):
+            access, frame = ACCESS.match(part), FRAME.search(part)
+            if frame:
                 accesses.append(f"{frame['file']}:{frame['line']} ({access['kind'].lower()} of {access['size']} bytes)")
         if title and accesses:
             location = LOCATION.search(report)

@@ -74,7 +74,7 @@ def compare(name: str, kernel_set: str, dtype: str, seeds=(0,)) -> Comparison:
 
     Each case runs twice: on contiguous arrays, and on arrays with gaps in memory.
     """
-    oracle = _oracles()[name]
+    oracle = oracles()[name]
     comparison = Comparison(name, kernel_set, dtype)
     with kernels.use(kernel_set), place_for(kernel_set, dtype) as device:
         for index, case in enumerate(oracle.cases):
@@ -219,7 +219,8 @@ def _differentiable(x) -> bool:
     return isinstance(x, np.ndarray) and x.dtype.kind == "f"
 
 
-def _oracles() -> dict:
+def oracles() -> dict:
+    """PyTorch's side of every operation. Raises UserError where PyTorch is not installed."""
     try:
         from tinygrad_llm.reference import ORACLES
     except ModuleNotFoundError as error:

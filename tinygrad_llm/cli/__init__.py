@@ -16,6 +16,8 @@ COMMANDS = {
     "convert": "write a model for transformers or for llama.cpp",
     "tokenizer": "train a tokenizer, or look at what one does",
     "verify": "compare every operation, forward and backward, with PyTorch",
+    "kernel": "a lab for kernels of one's own: new, check, race, roofline",
+    "gpu-check": "rerun the tests of the CUDA kernels on a real GPU, into one file",
     "bench": "race against PyTorch on the same cores",
 }
 
@@ -47,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if command not in COMMANDS:
             raise UserError(f"there is no command {command!r}: choose one of {', '.join(COMMANDS)}")
-        return importlib.import_module(f"{__name__}.{command}").run(rest)
+        return importlib.import_module(f"{__name__}.{command.replace('-', '_')}").run(rest)
     except UserError as error:
         return _fail(error, 2)
     except FloatingPointError as error:

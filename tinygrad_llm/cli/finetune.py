@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 
 from tinygrad_llm.cli.parsing import Parser
-from tinygrad_llm.cli.runs import early, folder_of, read_yaml, resuming, stopped
+from tinygrad_llm.cli.runs import early, folder_of, place, read_yaml, resuming, stopped
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.finetuning.config import FinetuneConfig
 from tinygrad_llm.finetuning.tuner import Finetuner
@@ -79,6 +79,6 @@ def _introduce(tuner: Finetuner) -> None:
         f"model    {c.model}: {type(trunk).__name__}, {trunk.config.n_layer} layers, {trunk.config.n_embd} wide; "
         f"{tuner.trained():,} numbers are trained, of {tuner.model.numel():,}"
     )
-    print(f"kernels  {c.kernels}, on {c.threads} thread{'s' if c.threads > 1 else ''}")
+    print(f"kernels  {c.kernels}, on {place(c)}")
     done = f", from step {tuner.step}" if tuner.step else ""
     print(f"run      {tuner.run}: {c.max_iters:,} steps{done}\n", flush=True)

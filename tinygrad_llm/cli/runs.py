@@ -7,8 +7,10 @@ from pathlib import Path
 
 import yaml
 
+from tinygrad_llm.devices import emulating
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.training.checkpoint import by_step
+from tinygrad_llm.training.config import LoopConfig
 from tinygrad_llm.training.loop import Loop
 
 
@@ -75,3 +77,11 @@ def stopped(loop: Loop, command: str) -> int:
     print(f"stopped at step {loop.step}; {state}. Go on with", file=sys.stderr)
     print(f"  tinygrad-llm {command}", file=sys.stderr)
     return 130
+
+
+def place(config: LoopConfig) -> str:
+    """Where a run computes, in a few words."""
+    if config.device == "cpu":
+        return f"{config.threads} thread{'s' if config.threads > 1 else ''}"
+    emulated = ", emulated on the CPU to try it, not to train" if emulating() else ""
+    return f"{config.device}, products in {config.precision}{emulated}"

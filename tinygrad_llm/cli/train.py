@@ -5,7 +5,7 @@ from pathlib import Path
 from jsonargparse.typing import NonNegativeInt
 
 from tinygrad_llm.cli.parsing import Parser
-from tinygrad_llm.cli.runs import early, folder_of, read_yaml, resuming, stopped
+from tinygrad_llm.cli.runs import early, folder_of, place, read_yaml, resuming, stopped
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.models import PRESETS
 from tinygrad_llm.training import Trainer, TrainingConfig
@@ -76,7 +76,7 @@ def _introduce(trainer: Trainer) -> None:
         f"model    {c.preset}: {model.n_layer} layers, {model.n_head} heads, {model.n_embd} wide, blocks of "
         f"{model.block_size} tokens: {trainer.model.numel():,} parameters"
     )
-    print(f"kernels  {c.kernels}, on {c.threads} thread{'s' if c.threads > 1 else ''}")
+    print(f"kernels  {c.kernels}, on {place(c)}")
     done = f", from step {trainer.step}" if trainer.step else ""
     print(f"run      {trainer.run}: {c.max_iters:,} steps{done}\n", flush=True)
 

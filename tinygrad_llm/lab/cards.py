@@ -54,6 +54,7 @@ CARDS = {
 class Estimate:
     """A call of an operation at a model's shapes, on a card: the work in float32, and the least seconds for it."""
 
+    operation: str
     case: str
     phase: str
     card: str
@@ -71,15 +72,15 @@ def card(name: str) -> Card:
     return CARDS[key]
 
 
-def roofline(operation: str, cards: list[str] | None = None) -> list[Estimate]:
-    """What each call of the operation in a training step must do, and the least time that takes on each card.
+def roofline(operation: str, cards: list[str] | None = None, models=("124m", "smollm2")) -> list[Estimate]:
+    """What each call of the operation in a training step of the models must do, and the least time for it on each card.
 
-    Raises UserError for an unknown operation or card.
+    Where none of them calls it, the cases that it is verified on. Raises UserError for an unknown operation or card.
     """
     chosen = [card(name) for name in cards or CARDS]
     return [
-        Estimate(label, phase, each.name, work.flops, work.bytes, *each.times(work))
-        for label, case in ops.cases_of(operation).items()
+        Estimate(operation, label, phase, each.name, work.flops, work.bytes, *each.times(work))
+        for label, case in ops.cases_of(operation, models).items()
         for phase, work in works(case)
         for each in chosen
     ]
@@ -94,15 +95,16 @@ def works(case: dict) -> list[tuple[str, Work]]:
         return [("update", Work(clip.flops + adamw.flops, clip.bytes + adamw.bytes))]
     y = _untouched(case["output"])
     forward = count("forward", case["name"], inputs, (y,))
-    floating = [x if isinstance(x, np.ndarray) and x.dtype.kind == "f" else None for x in inputs]
+    if not any(case["needs"]):
+        return [("forward", forward)]
     passes_on = case["name"] == "add"  # whose gradient of what has the result's shape is the result's own
-    gradients = [y if x is not None and passes_on and x.shape == y.shape else _untouched_like(x) for x in floating]
-    return [("forward", forward), ("backward", count("backward", case["name"], (y,), tuple(gradients)))]
+    gradients = tuple(
+        None if not need else y if passes_on and x.shape == y.shape else np.empty_like(x)
+        for x, need in zip(inputs, case["needs"], strict=True)
+    )
+    return [("forward", forward), ("backward", count("backward", case["name"], (y,), gradients))]
 
 
 def _untouched(x):
     return np.empty(x["shape"], x["dtype"]) if isinstance(x, dict) else x
 
-
-def _untouched_like(x):
-    return None if x is None else np.empty_like(x)

@@ -1,0 +1,40 @@
+"""`tinygrad-llm gpu-check`"""
+
+from dataclasses import dataclass
+
+from tinygrad_llm.cli.parsing import Parser
+from tinygrad_llm.lab.gpu_check import NOT_RUN, gpu_check
+
+DESCRIPTION = f"""Rerun the tests of the CUDA kernels on this machine's GPU, and write one file that can be sent to us.
+
+It compares every kernel with PyTorch in float32, float16 and bfloat16, trains a tiny GPT for ten steps on the CPU and on
+the GPU, runs both again under compute-sanitizer where that is installed, and races the kernels. A failure stops nothing.
+The file holds the card, its driver, versions and results; no names, no paths. Exit status 1 if anything fails.
+
+This command has {NOT_RUN}.
+
+examples:
+  tinygrad-llm gpu-check
+  tinygrad-llm gpu-check --emulated      the same on the emulator, without compute-sanitizer and races
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to run.
+
+    Args:
+        out: the file to write
+        emulated: run on the emulator, where there is no GPU
+    """
+
+    out: str = "gpu-check.json"
+    emulated: bool = False
+
+
+def run(argv: list[str]) -> int:
+    c = Settings(**Parser("gpu-check", DESCRIPTION, Settings).settings(argv))
+    result = gpu_check(c.out, c.emulated)
+    verdict = "all passed" if result["passed"] else "something FAILED"
+    print(f"{result['where']['card']}: {verdict}; {c.out} says what: please send it to the project")
+    return int(not result["passed"])

@@ -1,0 +1,144 @@
+"""`tinygrad-llm kernel`"""
+
+import json
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from tinygrad_llm import lab
+from tinygrad_llm.bench.race import report
+from tinygrad_llm.cli.parsing import Parser
+from tinygrad_llm.lab.cards import CARDS, LABEL, Estimate
+
+HELP = """usage: tinygrad-llm kernel new|check|race|roofline ...
+
+A lab for kernels of one's own, CUDA's without a GPU (pip install 'tinygrad-llm[lab,torch]').
+
+  new       write a commented file to begin with
+  check     compile it, run it on an emulator, compare it with PyTorch, look for races and overruns; exit status 1 if wrong
+  race      time all kernels of an operation on this machine's real devices
+  roofline  what the operation costs on a GPU at least, on paper
+
+examples:
+  tinygrad-llm kernel new layernorm
+  tinygrad-llm kernel check layernorm.cu
+  tinygrad-llm kernel check mine.cu --operation layernorm --json
+  tinygrad-llm kernel race layernorm
+  tinygrad-llm kernel roofline layernorm --card h100
+  tinygrad-llm kernel ACTION --help
+
+docs/tutorial-kernels.md goes from a plain layernorm to a vectorized one.
+"""
+
+
+@dataclass(frozen=True)
+class New:
+    """What to write.
+
+    Args:
+        out: the file; OPERATION.cu or OPERATION.py unless given
+        language: cuda, or python, for Numba say
+    """
+
+    out: str | None = None
+    language: Literal["cuda", "python"] = "cuda"
+
+
+@dataclass(frozen=True)
+class Check:
+    """How to check.
+
+    Args:
+        operation: what the kernel computes, where the file's name does not say
+        sanitize: whether a .cu runs under the thread and the address sanitizer too, which takes most of the time
+    """
+
+    operation: str | None = None
+    sanitize: bool = True
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """On which card.
+
+    Args:
+        card: t4, a100, rtx4090, h100 or b200, or several with commas between them; all unless given
+        models: whose shapes, with commas between them
+    """
+
+    card: str | None = None
+    models: str = "124m,smollm2"
+
+
+def run(argv: list[str]) -> int:
+    actions = {"new": new, "check": check, "race": race, "roofline": roofline}
+    action, *rest = argv or ["--help"]
+    if action in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if action not in actions:
+        raise lab.UserError(f"kernel has no action {action!r}: choose one of {', '.join(actions)}")
+    return actions[action](rest)
+
+
+def new(argv: list[str]) -> int:
+    operation, settings, _ = _parse("new", "Write a file to begin with.", New, "OPERATION", argv, as_json=False)
+    paths = lab.new(operation, **settings)
+    print(f"{' and '.join(map(str, paths))} written; next: tinygrad-llm kernel check {paths[0]}")
+    return 0
+
+
+def check(argv: list[str]) -> int:
+    file, settings, as_json = _parse("check", lab.check.__doc__, Check, "FILE", argv)
+    console = Console(stderr=True)
+    with console.status("checking") if console.is_terminal else console:
+        found = lab.check(file, **settings)
+    if as_json:
+        print(json.dumps(found.to_dict()))
+    else:
+        Console().print(found, soft_wrap=True)
+    return int(not found.passed)
+
+
+def race(argv: list[str]) -> int:
+    name, settings, as_json = _parse("race", lab.race.__doc__, lab.Race, "OPERATION|FILE", argv)
+    result = lab.race(name, **{key: value for key, value in settings.items() if key != "operations"})
+    print(json.dumps(result) if as_json else report(result))
+    return 0
+
+
+def roofline(argv: list[str]) -> int:
+    operation, settings, as_json = _parse("roofline", lab.roofline.__doc__, Roofline, "OPERATION", argv)
+    cards = settings["card"].split(",") if settings["card"] else [*CARDS]
+    estimates = lab.roofline(operation, cards, settings["models"].split(","))
+    if as_json:
+        print(json.dumps({"label": LABEL, "estimates": [asdict(e) for e in estimates]}))
+    else:
+        Console().print(_table(estimates))
+        print(f"μs in float32 / in 16 bits on tensor cores; {LABEL}")
+    return 0
+
+
+def _parse(action: str, description: str, settings: type, what: str, argv: list[str], as_json: bool = True):
+    parser = Parser(f"kernel {action}", description, settings, positional=what)
+    parser.add_argument("what", metavar=what)
+    if as_json:
+        parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    found = parser.settings(argv)
+    return found.pop("what"), found, found.pop("json", False)
+
+
+def _table(estimates: list[Estimate]) -> Table:
+    """A call by the work it has to do, and by card the least time for that."""
+    table = Table(title=f"{estimates[0].operation}, at least", title_justify="left")
+    cards = list(dict.fromkeys(e.card for e in estimates))
+    for heading in ("call", "", "MB", "GFLOP", *cards):
+        table.add_column(heading, justify="left" if heading in ("call", "") else "right", overflow="fold")
+    for (case, phase), group in groupby(estimates, lambda e: (e.case, e.phase)):
+        calls = list(group)
+        times = [f"{e.float32_seconds * 1e6:.3g} / {e.tensor_seconds * 1e6:.3g}" for e in calls]
+        table.add_row(case, phase, f"{calls[0].bytes / 1e6:.3g}", f"{calls[0].flops / 1e9:.3g}", *times)
+    return table

@@ -1,0 +1,83 @@
+"""How fast the kernels of an operation are on this machine: each set that has it takes turns with PyTorch.
+
+It is the race of `tinygrad_llm.bench.ops`, of one operation, with a side for each kernel set: NumPy's page, Numba, a
+file of one's own; CUDA's kernels only where there is a card, since an emulator's time says nothing.
+"""
+
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+
+from tinygrad_llm import devices, kernels
+from tinygrad_llm.bench import ops
+from tinygrad_llm.errors import UserError
+from tinygrad_llm.lab.source import operation_of
+from tinygrad_llm.verification import operations
+
+
+@dataclass(frozen=True)
+class Race(ops.Race):
+    """Every pair of an operation at the shapes of the models' steps.
+
+    Args:
+        sides: kernel sets, with commas between them, and eager, PyTorch's own; all that can run here unless given
+        models: whose shapes, with commas between them; the cases of `verify` where none of them calls the operation
+    """
+
+    sides: str = ""
+    models: str = "char,baby,124m,smollm2"
+
+    name = "kernel-race"
+
+    def __post_init__(self):
+        if not self.sides:
+            object.__setattr__(self, "sides", ",".join(self.known))
+        super().__post_init__()
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """A file of one's own first, then the sets that have the operation and a device to run on, then PyTorch."""
+        own = (self.operations,) if is_file(self.operations) else ()
+        return own + sides(self.operation)
+
+    @property
+    def operation(self) -> str:
+        return operation_of(Path(self.operations)) if is_file(self.operations) else self.operations
+
+    def cases(self) -> dict[str, dict]:
+        return ops.cases_of(self.operation, self.models.split(","))
+
+
+def sides(operation: str) -> tuple[str, ...]:
+    """Who can compute the operation on this machine's real devices. Raises UserError for an unknown operation."""
+    if operation not in {*operations(), ops.UPDATE}:
+        raise UserError(f"no operation is called {operation}; there are {', '.join([*operations(), ops.UPDATE])}")
+    having = [
+        name
+        for name in kernels.builtin_sets()
+        if operation in kernels.KernelSet(name).operations() and (name != "cuda" or has_card())
+    ]
+    return (*having, "numpy", *(["eager"] if util.find_spec("torch") else []))
+
+
+def has_card() -> bool:
+    """Whether a GPU can be used; the emulator is none."""
+    try:
+        return not devices.emulating() and devices.cupy() is not None
+    except UserError:
+        return False
+
+
+def is_file(name: str) -> bool:
+    return Path(name).suffix in (".py", ".cu")
+
+
+def race(operation: str, **settings) -> dict:
+    """Time every pair of an operation, or a file of one's own beside them; see `Race` for the settings.
+
+    Returns what `bench --json` prints: by case and phase, each side's median and quartiles in milliseconds. Raises
+    UserError for an unknown operation, and for a .cu file where no card is there.
+    """
+    if Path(operation).suffix == ".cu" and not has_card():
+        raise UserError(f"{operation} can only race on a GPU, and none can be used here: see `kernel roofline` instead")
+    return Race(operations=operation, **settings).run()

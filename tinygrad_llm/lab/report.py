@@ -1,0 +1,205 @@
+"""What a check has found, for people and for programs."""
+
+import io
+import re
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+SCOPE = "compiled for sm_75 to sm_100 and executed on an emulator; not yet timed on a GPU"
+
+ADVICE = {
+    "compile": "write it so that NVRTC, which CuPy calls, accepts it too: plain CUDA C++17, and common.cuh's helpers",
+    "divergence": "every thread of the block must reach the same barrier: move it out of the branch, or out of the loop",
+    "mask": "name in the mask exactly the lanes that reach the shuffle, and let every one of them reach it",
+    "overrun": "compare the index with the size before the access: the last block and the last pack are seldom full",
+    "race": "put a __syncthreads() (a __syncwarp() within a warp) between the write and the other access",
+    "spill": "let fewer values live at once, and unroll loops over arrays that shall stay in registers",
+    "uninitialised": "write every element of shared memory before any thread reads it, also in the last, short tile",
+    "value": "compare the derivation on the operation's page with the line that computes it",
+}
+
+WARNINGS = ("spill",)  # slow, and not wrong
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to repair: its kind, a line saying what, where in the source ("file:line"), and details under it."""
+
+    kind: str
+    message: str
+    where: str = ""
+    details: tuple[str, ...] = ()
+
+    @property
+    def advice(self) -> str:
+        return ADVICE.get(self.kind, "")
+
+
+KINDS = {  # words of the emulator's messages
+    "__syncthreads": "divergence",
+    "mask": "mask",
+    "lanes of one warp": "mask",
+    "uninitialised": "uninitialised",
+    "never written": "uninitialised",
+    "launch": "launch",
+}
+
+
+def finding_of(error: str, where: str) -> Finding:
+    """What an error of the emulator says: "layernorm_forward: layernorm.cu:31: what was wrong (block …, thread …)".
+
+    A line that another one has called: "common.cuh:81 in layernorm.cu:31".
+    """
+    kernel, place, message = re.fullmatch(r"(?:(\w+): )?(?:(\S+:\d+(?: in \S+:\d+)*): )?(.*)", error, re.DOTALL).groups()
+    kind = next((kind for words, kind in KINDS.items() if words in message), "error")
+    *through, place = (place or "").split(" in ")
+    details = (kernel and f"in {kernel}", through and f"through {', '.join(through)}", where)
+    return Finding(kind, message, place, tuple(filter(None, details)))
+
+
+@dataclass
+class Values:
+    """The comparison with the oracle in one dtype and thread order: runs, and the largest errors by result."""
+
+    dtype: str
+    order: str
+    runs: int = 0
+    errors: dict[str, float] = field(default_factory=dict)
+    passed: bool = True
+
+
+@dataclass
+class Asked:
+    """The file's kernels that the wrapper has launched, with the dtypes."""
+
+    kernels: list[tuple[str, str]]
+
+
+@dataclass
+class Compiled:
+    """What NVRTC made of a kernel, for one dtype and one architecture."""
+
+    kernel: str
+    dtype: str
+    architecture: str
+    registers: int
+    shared: int
+    stack: int
+    spills: int
+
+
+@dataclass
+class Report:
+    """What `check` has found out about a kernel file."""
+
+    file: str
+    operation: str
+    launched_by: str
+    values: list[Values] = field(default_factory=list)
+    compiled: list[Compiled] = field(default_factory=list)
+    instructions: dict[str, dict[str, int]] = field(default_factory=dict)  # "KERNEL DTYPE": vector and tensor, of sm_80
+    launched: list[str] = field(default_factory=list)
+    sanitized: dict[str, str] = field(default_factory=dict)  # "thread" and "address": what they say
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        return all(finding.kind in WARNINGS for finding in self.findings)
+
+    @property
+    def verdict(self) -> str:
+        """One line."""
+        if self.passed:
+            slow = f", {len(self.findings)} × spill" if self.findings else ""
+            return f"{self.file}: passed as {self.operation}{slow}"
+        counts = {kind: sum(f.kind == kind for f in self.findings) for kind in dict.fromkeys(f.kind for f in self.findings)}
+        return f"{self.file}: FAILED as {self.operation}: {', '.join(f'{n} × {kind}' for kind, n in counts.items())}"
+
+    def to_dict(self) -> dict:
+        """For JSON, the verdict first."""
+        findings = [asdict(f) | {"advice": f.advice} for f in self.findings]
+        return {"passed": self.passed, "verdict": self.verdict} | asdict(self) | {"findings": findings, "scope": SCOPE}
+
+    def __rich__(self) -> Group:
+        style = "bold green" if self.passed else "bold red"
+        parts = [Text(self.verdict, style), Text(f"launched by {self.launched_by}; {self.seconds:.0f} s")]
+        for number, finding in enumerate(self.findings, 1):
+            parts += ["", *_shown(number, finding)]
+        for table in (_values(self.values), _compiled(self.compiled, self.instructions)):
+            parts += ["", table] if table else []
+        if self.sanitized:
+            parts += ["", *(Text(f"{name:8} sanitizer: {result}") for name, result in self.sanitized.items())]
+        return Group(*parts, *(Text(note) for note in self.notes))
+
+    def __str__(self) -> str:
+        console = Console(width=110, file=io.StringIO())
+        console.print(self)
+        return console.file.getvalue()
+
+
+def _shown(number: int, finding: Finding):
+    """A finding in a few lines, with the line of the source that it is about."""
+    place = f"  {finding.where}" if finding.where else ""
+    yield Text.from_markup(f"[bold red]{number}. {finding.kind}[/]{escape(place)}")
+    for line in (finding.message, *finding.details):
+        yield Text(f"   {line}")
+    if code := source_line(finding.where):
+        yield Text(f"   > {code}", "yellow")
+    if finding.advice:
+        yield Text(f"   to do: {finding.advice}", "cyan")
+
+
+def shown(path: Path) -> str:
+    """A path as one would type it here."""
+    path, here = path.resolve(), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def source_line(where: str) -> str:
+    """The line of code at "file:line"; nothing where there is no such file."""
+    name, _, number = where.rpartition(":")
+    if not number.isdigit() or not Path(name).is_file():
+        return ""
+    lines = Path(name).read_text().splitlines()
+    return lines[int(number) - 1].strip() if 0 < int(number) <= len(lines) else ""
+
+
+def _values(rows: list[Values]) -> Table | None:
+    """The largest errors by dtype; in one line where all orders of threads give the same."""
+    if not rows:
+        return None
+    table = Table(title="against PyTorch: largest errors, as shares of the largest number", title_justify="left")
+    names = list(dict.fromkeys(name for row in rows for name in row.errors))
+    for heading in ("dtype", "threads", "runs", *names, ""):
+        table.add_column(heading)
+    for _, group in groupby(rows, lambda row: (row.dtype, row.runs, row.passed, str(row.errors))):
+        same = list(group)
+        errors = [f"{same[0].errors[name]:.1e}" if name in same[0].errors else "–" for name in names]
+        verdict = "[green]ok[/]" if same[0].passed else "[red]wrong[/]"
+        table.add_row(same[0].dtype, ", ".join(row.order for row in same), str(same[0].runs), *errors, verdict)
+    return table
+
+
+def _compiled(rows: list[Compiled], instructions: dict[str, dict[str, int]]) -> Table | None:
+    if not rows:
+        return None
+    table = Table(title="compiled by NVRTC: registers of a thread, bytes, instructions for sm_80", title_justify="left")
+    architectures = list(dict.fromkeys(row.architecture for row in rows))
+    for heading in ("kernel", "dtype", *architectures, "shared", "stack", "spills", "16 bytes at once", "tensor cores"):
+        table.add_column(heading)
+    for kernel, dtype in dict.fromkeys((row.kernel, row.dtype) for row in rows):
+        group = [row for row in rows if (row.kernel, row.dtype) == (kernel, dtype)]
+        registers = {row.architecture: str(row.registers) for row in group}
+        worst = [str(max(getattr(row, name) for row in group)) for name in ("shared", "stack", "spills")]
+        counts = instructions.get(f"{kernel} {dtype}", {})
+        found = [str(counts.get(kind, "–")) for kind in ("vector", "tensor")]
+        table.add_row(kernel, dtype, *(registers.get(a, "–") for a in architectures), *worst, *found)
+    return table

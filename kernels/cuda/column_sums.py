@@ -8,14 +8,16 @@ from tinygrad_llm.kernels.cuda.launch import NULL, kernel
 COLUMNS, GROUPS = 32, 8  # of a block
 
 
-def empty_parts(sums: int, rows: int, width: int, least: int = 32):
-    """An array (sums, parts, width) for the parts of `sums` sums over so many rows.
+def part_count(rows: int, least: int = 32) -> int:
+    """How many parts to sum so many rows in: of `least` rows each, so that writing and reading a part is little beside
+    them, unless that were too few to keep a GPU busy, or more than are of use. It depends on the rows alone, and so do
+    the bits of the sums."""
+    return min(max(rows // least, 128), 512, rows)
 
-    A part has `least` rows, so that writing and reading it is little beside them, unless there would be too few parts
-    to keep a GPU busy, or more than are of use. How many there are depends on the rows alone, and so do the bits.
-    """
-    parts = min(max(rows // least, 128), 512, rows)
-    return cupy().empty((sums, parts, width), np.float32)
+
+def empty_parts(sums: int, rows: int, width: int, least: int = 32):
+    """An array (sums, parts, width) for the parts of `sums` sums over so many rows."""
+    return cupy().empty((sums, part_count(rows, least), width), np.float32)
 
 
 def add_parts(parts, dtype, *wanted: bool) -> list:

@@ -30,7 +30,7 @@ def launch_tiles(source: str, name: str, x, arrays: tuple, *scalars, sums: int =
     `add_parts` adds up; None in `arrays` is absent."""
     width = x.shape[-1]
     rows = x.size // max(width, 1)
-    parts = empty_parts(sums, -(-rows // TILE_ROWS), width, least=8)
+    parts = empty_parts(sums, -(-rows // TILE_ROWS), width, least=32 // TILE_ROWS)
     if x.size:
         given = (NULL if array is None else array for array in (*arrays, *([parts] if sums else [])))
         grid = (-(-width * x.itemsize // (16 * LANES)), parts.shape[1])

@@ -3,8 +3,8 @@
 // tanh: (1 + tanh u) / 2 = 1 / (1 + e^{-2u}), which keeps its digits where it is small.
 //
 // Arrays of x's size that are read or written, which is the least possible: forward 2, backward 3; with the bias and
-// the activations once more, for the gradient of the next layer's weights, 4. A part of dbias has 8 to 64 rows, and
-// is written and read in float: up to 1/16 more in the 16-bit types.
+// the activations once more, for the gradient of the next layer's weights, 4. A part of dbias has 32 rows or more where
+// h has 4096 or more, and is written and read in float: that adds 1/32 at most.
 #include "columns.cuh"
 
 constexpr float CUBIC = 0.044715f, ROOT = 0.7978845608f;         // sqrt(2 / pi)

@@ -10,7 +10,7 @@
 // Arrays of x's size that are read or written, against the least possible: forward 2 of 2, backward 5 of 3.
 #include "floats.cuh"
 
-constexpr int HELD = 32 / PACK;  // packs of a row that a thread keeps
+constexpr int HELD = 32 / PACK;  // packs of a row that a thread keeps; blocks of 512 threads leave it 128 registers
 
 // each(k, c, left) for this lane's packs, which begin at column c and have `left` columns up to the end of the row. The
 // k-th is kept if k < HELD, which the compiler knows when it writes the code for it.
@@ -24,7 +24,7 @@ template <class Each> __device__ __forceinline__ void for_packs(int width, Each 
   for (int c = (HELD * WARP + lane) * PACK; c < width; c += WARP * PACK) each(HELD, c, width - c);
 }
 
-extern "C" __global__ void layernorm_forward(
+extern "C" __global__ void __launch_bounds__(512) layernorm_forward(
     const scalar* x, const scalar* weight, const scalar* bias, scalar* y, float* mean, float* rstd,
     int rows, int width, float eps) {
   const int warps = blockDim.x / WARP;
@@ -58,7 +58,7 @@ extern "C" __global__ void layernorm_forward(
 
 // arrived: the gradient of x from elsewhere, if any, which dx is added to.
 // parts (2, gridDim.x, width): of dweight, then of dbias, what each block's rows add to them.
-extern "C" __global__ void layernorm_backward(
+extern "C" __global__ void __launch_bounds__(512) layernorm_backward(
     const scalar* dy, const scalar* x, const scalar* weight, const float* mean, const float* rstd,
     const scalar* arrived, scalar* dx, float* parts, int rows, int width) {
   const int warps = blockDim.x / WARP;

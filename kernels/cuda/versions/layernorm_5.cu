@@ -12,7 +12,7 @@
 // backward 3 of 3, with a gradient that has arrived 4 of 4; and 5 of 3 for the columns beyond 512.
 #include "floats.cuh"
 
-constexpr int HELD = 16 / PACK;  // packs of a row that a thread keeps
+constexpr int HELD = 16 / PACK;  // packs of a row that a thread keeps; blocks of 512 threads leave it 128 registers
 
 // each(k, c, left) for this lane's packs, which begin at column c and have `left` columns up to the end of the row. The
 // k-th is kept if k < HELD, which the compiler knows when it writes the code for it.
@@ -64,13 +64,13 @@ __device__ __forceinline__ void norm_rows(
   }
 }
 
-extern "C" __global__ void layernorm_forward(
+extern "C" __global__ void __launch_bounds__(512) layernorm_forward(
     const scalar* x, const scalar* weight, const scalar* bias, scalar* y, float* mean, float* rstd,
     int rows, int width, float eps) {
   norm_rows(x, nullptr, weight, bias, nullptr, y, mean, rstd, rows, width, eps);
 }
 
-extern "C" __global__ void add_layernorm_forward(
+extern "C" __global__ void __launch_bounds__(512) add_layernorm_forward(
     const scalar* x, const scalar* residual, const scalar* weight, const scalar* bias, scalar* z, scalar* y,
     float* mean, float* rstd, int rows, int width, float eps) {
   norm_rows(x, residual, weight, bias, z, y, mean, rstd, rows, width, eps);
@@ -78,7 +78,7 @@ extern "C" __global__ void add_layernorm_forward(
 
 // arrived: the gradient of x from elsewhere, if any, which dx is added to.
 // parts (2, gridDim.x, width): of dweight, then of dbias, what each block's rows add to them.
-extern "C" __global__ void layernorm_backward(
+extern "C" __global__ void __launch_bounds__(512) layernorm_backward(
     const scalar* dy, const scalar* x, const scalar* weight, const float* mean, const float* rstd,
     const scalar* arrived, scalar* dx, float* parts, int rows, int width) {
   const int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;

@@ -12,6 +12,7 @@ import numpy as np
 from tinygrad_llm import functional as F
 from tinygrad_llm.autograd import no_grad
 from tinygrad_llm.data.batches import MOST_TOKENS, by_length
+from tinygrad_llm.devices import to_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.models.language_model import LanguageModel
 from tinygrad_llm.tensor import Tensor
@@ -149,6 +150,6 @@ def _head(h: np.ndarray, targets: np.ndarray, model: LanguageModel) -> tuple[np.
     for start in range(0, len(h), HEAD_ROWS):
         rows = slice(start, start + HEAD_ROWS)
         logits = model.head(Tensor(h[rows]))  # (HEAD_ROWS, V)
-        log_probs[rows] = -F.cross_entropy(logits, targets[rows], reduction="none").data
-        hits[rows] = logits.data.argmax(-1) == targets[rows]
+        log_probs[rows] = -to_device(F.cross_entropy(logits, targets[rows], reduction="none").data, "cpu")
+        hits[rows] = to_device(logits.data.argmax(-1), "cpu") == targets[rows]
     return log_probs, hits

@@ -21,7 +21,8 @@ from tinygrad_llm.models.heads import freeze
 from tinygrad_llm.nn import Module
 from tinygrad_llm.nn.lora import add_lora
 from tinygrad_llm.training import checkpoint
-from tinygrad_llm.training.loop import Loop, compute_as
+from tinygrad_llm.training.compute import compute_as
+from tinygrad_llm.training.loop import Loop
 from tinygrad_llm.training.metrics import read_metrics
 
 
@@ -39,7 +40,7 @@ class Finetuner(Loop):
 
     def __init__(self, config: FinetuneConfig, run: Path):
         super().__init__(run)
-        self.settings = self.config = c = replace(config, out=None, **compute_as(config))
+        self.settings = self.config = c = replace(config, out=None, **compute_as(config, config.dtype))
         path = dataset(c.data)
         entries = self.read(path)
         self.source = checkpoint.find_model(hub.locate(c.model))

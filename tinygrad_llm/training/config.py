@@ -86,8 +86,6 @@ class LoopConfig:
             raise UserError(f"schedule must be one of {', '.join(SHAPES)}, not {self.schedule!r}")
         if self.dtype not in ("float32", "float64"):
             raise UserError(f"dtype must be float32 or float64, not {self.dtype!r}")
-        if self.device == "cpu" and self.precision != "float32":
-            raise UserError(f"precision {self.precision} is a GPU's: leave it out, or give --device cuda")
         if self.min_lr > self.learning_rate and self.schedule != "constant":
             raise UserError(f"min_lr {self.min_lr} is above learning_rate {self.learning_rate}: lower it as well")
 

@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_llm import kernels, random
-from tinygrad_llm.devices import to_device
+from tinygrad_llm import random
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import write_atomic
-from tinygrad_llm.kernels.cuda import precision
 from tinygrad_llm.memory import keep_freed_memory
 from tinygrad_llm.nn import Module
 from tinygrad_llm.optim import AdamW, decay_groups, learning_rate
@@ -24,7 +22,6 @@ from tinygrad_llm.training.config import LoopConfig, save_config
 from tinygrad_llm.training.display import Display
 from tinygrad_llm.training.interrupt import Interrupt
 from tinygrad_llm.training.metrics import Metrics, plot
-from tinygrad_llm.training.threads import set_threads
 
 WARM_UP = 3  # steps before those that are profiled: kernels compile in the first, and memory settles
 SPLITS = {"train": "training", "val": "validation"}
@@ -46,6 +43,7 @@ class Loop:
     unit = "nats per token"  # the loss's
 
     def __init__(self, run: Path):
+        keep_freed_memory()
         self.run = run
         self.resumed = checkpoint.newest(run, print)
         self.step, self.best, self.val = 0, {"loss": math.inf, "step": 0}, None
@@ -227,18 +225,3 @@ class Loop:
                 f"the {name} became {value} at step {step}; the checkpoints in {self.run} are from before. "
                 "Lower the learning rate, or warm up longer"
             )
-
-
-def compute_as(config: LoopConfig) -> dict[str, Any]:
-    """Use the device, kernels and threads that the settings name, and return what they mean here.
-
-    Raises UserError for a device that there is not, and for a precision that it does not have.
-    """
-    if config.kernels is not None:
-        kernels.use(*config.kernels.split(","))
-    like = to_device(np.zeros(1, config.dtype), config.device)
-    if config.device != "cpu":
-        precision.use(config.precision)
-    threads = set_threads(config.threads)
-    keep_freed_memory()
-    return {"kernels": ",".join(kernels.active(like)), "threads": threads}

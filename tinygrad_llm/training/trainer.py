@@ -18,8 +18,9 @@ from tinygrad_llm.generation import generate
 from tinygrad_llm.models import GPT
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.training.ahead import Ahead
+from tinygrad_llm.training.compute import compute_as
 from tinygrad_llm.training.config import TrainingConfig
-from tinygrad_llm.training.loop import Loop, compute_as
+from tinygrad_llm.training.loop import Loop
 
 Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets (B, T)
 
@@ -33,7 +34,7 @@ class Trainer(Loop):
 
     def __init__(self, config: TrainingConfig, run: Path):
         super().__init__(run)
-        computing, resumed = compute_as(config), self.resumed
+        computing, resumed = compute_as(config, config.dtype), self.resumed
         self.tokenizer = tokenizers.load(resumed) if resumed else make_tokenizer(config)
         model = replace(config.model, vocab_size=config.model.vocab_size or self.tokenizer.vocab_size)
         if model.vocab_size < self.tokenizer.vocab_size:

@@ -13,6 +13,7 @@ from tinygrad_llm.kernels.cuda.layernorm import alike
 SOURCE = "cross_entropy.cu"
 PACKS, MOST_THREADS = 4, 1024  # of a thread, and of a block
 STATIC = 512  # bytes of shared memory that the kernel has anyway
+MOST_SHARED = 97  # cudaDevAttrMaxSharedMemoryPerBlockOptin
 
 
 def cross_entropy_forward(logits, targets, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
@@ -37,8 +38,9 @@ def cross_entropy_backward(dy, x, targets, highest, totals, settings, divisor):
 
 def losses_in_place(x, targets, ignore_index, label_smoothing, losses) -> None:
     """Write each row's loss, and over the logits x (N, C) the gradient of that loss with respect to them."""
-    row = -(-x.shape[1] * x.itemsize // 16)  # packs of 16 bytes
-    kept = min(row, (cupy().cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"] - STATIC) // 16)
+    cuda = cupy().cuda
+    most = cuda.runtime.deviceGetAttribute(MOST_SHARED, cuda.Device().id) - STATIC
+    kept = min(-(-x.shape[1] * x.itemsize // 16), most // 16)  # packs of 16 bytes
     settings = np.int32(x.shape[1]), np.int64(ignore_index), np.float32(label_smoothing), np.int32(kept)
     launch("cross_entropy_in_place", x, x, targets, losses, *settings, shared_mem=16 * kept)
 

@@ -5,6 +5,7 @@ decoding, y is `matvec`'s.
 """
 
 from tinygrad_llm.devices import cupy
+from tinygrad_llm.kernels import Unsupported
 from tinygrad_llm.kernels.cuda.column_sums import add_parts
 from tinygrad_llm.kernels.cuda.elements import launch_tiles
 from tinygrad_llm.kernels.cuda.layernorm import alike
@@ -26,6 +27,8 @@ def linear_backward(dy, x, weight, has_bias, needs, out):
 
 def affine(x, weight, bias):
     """y = x W^T + b of rows of x."""
+    if weight.dtype != x.dtype:
+        raise Unsupported(f"{x.dtype} with a weight of {weight.dtype}")
     if len(x) <= FEW:
         return matvec(x, weight, bias)
     if bias is None:

@@ -3,7 +3,7 @@
 
 // y = x dy / divisor, or with `add` that added to y. x is read once, y written once: the least possible.
 extern "C" __global__ void scale_gradient(
-    const float* x, const float* dy, const float* divisor, scalar* y, long long n, int add) {
+    scalar* y, const float* x, const float* dy, const float* divisor, long long n, int add) {
   const float factor = *dy / (divisor ? *divisor : 1);
   for_elements(n, [&](long long i, int left) {
     const Floats scaled = load_sums(x + i, left) * factor;

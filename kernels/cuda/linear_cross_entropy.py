@@ -10,11 +10,13 @@ import numpy as np
 from tinygrad_llm.devices import cupy
 from tinygrad_llm.kernels import Unsupported
 from tinygrad_llm.kernels.cuda.cross_entropy import losses_in_place, reduced
-from tinygrad_llm.kernels.cuda.elements import THREADS
-from tinygrad_llm.kernels.cuda.launch import NULL, kernel
+from tinygrad_llm.kernels.cuda.elements import launch_elements
+from tinygrad_llm.kernels.cuda.launch import NULL
 from tinygrad_llm.kernels.cuda.layernorm import alike
 from tinygrad_llm.kernels.cuda.product import product
 from tinygrad_llm.ops.linear_cross_entropy import chunks
+
+SOURCE = "linear_cross_entropy.cu"
 
 
 def linear_cross_entropy_forward(
@@ -51,7 +53,6 @@ def linear_cross_entropy_backward(dy, dh, dweight, divisor, dtype, out):
 def _scaled(x, dy, divisor, dtype, out, add):
     """x dy / divisor, in an array of its own, or written or added to `out`."""
     y = cupy().empty(x.shape, dtype) if out is None else out
-    if y.size:
-        args = x, dy, NULL if divisor is None else divisor, y, np.int64(y.size), np.int32(add)
-        kernel("linear_cross_entropy.cu", "scale_gradient", y.dtype)((-(-y.nbytes // (16 * THREADS)),), (THREADS,), args)
+    arrays = y, x, dy, NULL if divisor is None else divisor
+    launch_elements(SOURCE, "scale_gradient", *arrays, scalars=(np.int32(add),))
     return y

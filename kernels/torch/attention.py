@@ -30,7 +30,7 @@ def flash_forward(q, k, v, is_causal, scale=None):
     width = q.shape[-1]
     if not (q.numel() and k.numel()):
         raise Unsupported("no queries, nor no keys")
-    if q.is_cuda and (q.element_size() != 2 or width % 8 or width > 256 or is_causal and q.shape[2] != k.shape[2]):
+    if q.is_cuda and (q.element_size() != 2 or width % 8 or width > 256 or (is_causal and q.shape[2] != k.shape[2])):
         raise Unsupported(f"{q.dtype} with heads of {width} numbers, {q.shape[2]} queries and {k.shape[2]} keys")
     repeats = q.shape[1] // k.shape[1]
     keys, values = (x.repeat_interleave(repeats, 1) if repeats > 1 else x for x in (k, v))

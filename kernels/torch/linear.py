@@ -31,7 +31,8 @@ def gradients(dy, x, weight, has_bias, needs, out):
 
 
 def product(a, b, out=None, add=False):
-    """a b, written or with `add` added to the array `out`, if that is given."""
+    """a b, written or with `add` added to the array `out`, if that is given, and then `out` itself."""
     if out is None:
         return a @ b
-    return tensor(out).addmm_(a, b) if add else torch.mm(a, b, out=tensor(out))
+    tensor(out).addmm_(a, b, beta=int(add))
+    return out

@@ -17,21 +17,24 @@ def linear_cross_entropy_forward(
 ):
     if reduction == "none" or label_smoothing:
         raise Unsupported("a loss for each row, nor label smoothing")
+    wide = torch.promote_types(h.dtype, torch.float32)  # halves' logits and losses are float32's
     # Each chunk's loss is a sum, times dy: 1, or in a mean one over the number of targets that count.
-    dy = 1 / (targets != ignore_index).sum().to(h.dtype) if reduction == "mean" else h.new_ones(())
-    loss = h.new_zeros(())
+    dy = 1 / (targets != ignore_index).sum().to(wide) if reduction == "mean" else h.new_ones((), dtype=wide)
+    loss = h.new_zeros((), dtype=wide)
     dh = torch.empty_like(h) if needs[0] else None
     dweight = torch.zeros_like(weight) if needs[1] else None
     for rows in chunks(len(h), len(weight)):
-        total, *saved = losses(h[rows] @ weight.T, targets[rows], None, ignore_index, "sum")
+        rows = 0, rows.start, rows.stop - rows.start
+        h_rows = h.narrow(*rows)
+        total, *saved = losses((h_rows @ weight.T).to(wide), targets.narrow(*rows), None, ignore_index, "sum")
         loss += total
         if any(needs[:2]):
-            dx = logits_gradient(dy, *saved)
+            dx = logits_gradient(dy, *saved).to(h.dtype)
         if needs[0]:
-            torch.mm(dx, weight, out=dh[rows])
+            torch.mm(dx, weight, out=dh.narrow(*rows))
         if needs[1]:
-            dweight.addmm_(dx.T, h[rows])
-    return loss * dy, (dh, dweight)
+            dweight.addmm_(dx.T, h_rows)
+    return (loss * dy).to(h.dtype), (dh, dweight)
 
 
 @on_tensors
@@ -40,7 +43,9 @@ def linear_cross_entropy_backward(dy, gradients, out):
 
 
 def _scaled(x, factor, out, add):
-    """x times factor, in a tensor of its own, or written or added to the array `out`."""
+    """x times factor, in a tensor of its own, or written or added to the array `out`, and then `out` itself."""
     if out is None:
         return x * factor
-    return tensor(out).addcmul_(x, factor) if add else torch.mul(x, factor, out=tensor(out))
+    place = tensor(out) if add else tensor(out).zero_()
+    place.addcmul_(x, factor)
+    return out

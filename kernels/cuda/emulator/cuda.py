@@ -5,7 +5,7 @@ CuPy wants it.
 """
 
 import time
-from types import MappingProxyType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -18,7 +18,6 @@ class Device:
 
     compute_capability = "90"
     mem_info = (2**33, 2**33)
-    attributes = MappingProxyType({"MaxSharedMemoryPerBlockOptin": 227 * 1024})
 
     def __init__(self, id: int = 0):
         self.id = id
@@ -114,8 +113,14 @@ class MemoryPool:
         pass
 
 
-pool = MemoryPool()
-runtime = SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError, **cublas.DATA_TYPES)
+_pool = MemoryPool()
+ATTRIBUTES = {97: 227 * 1024}  # cudaDevAttrMaxSharedMemoryPerBlockOptin
+runtime = SimpleNamespace(
+    getDeviceCount=lambda: 1,
+    deviceGetAttribute=lambda attribute, device: ATTRIBUTES[attribute],
+    CUDARuntimeError=RuntimeError,
+    **cublas.DATA_TYPES,
+)
 device = SimpleNamespace(get_cublas_handle=lambda: 0)
 
 

@@ -19,6 +19,7 @@ from types import ModuleType
 
 import numpy as np
 
+from tinygrad_llm.devices import cuda_can_run
 from tinygrad_llm.errors import UserError
 
 HOST = np.empty(0, np.float32)  # what most arrays are like
@@ -37,7 +38,7 @@ class KernelSet:
     def __init__(self, name: str, operation: str | None = None):
         self.name = name
         self.modules: dict[str, ModuleType | None] = {}
-        if name in builtin_sets():
+        if name in _installed():
             self.package = importlib.import_module(f"{__name__}.{name}")
         else:
             self.package = None
@@ -47,7 +48,7 @@ class KernelSet:
                 raise UserError(f"the kernel set {name!r} needs {name}: pip install 'tinygrad-llm[{name}]'")
             if not files or not all(file.is_file() for file in files):
                 raise UserError(
-                    f"no kernel set {name!r}: give one of {', '.join(['numpy', *builtin_sets()])}, "
+                    f"no kernel set {name!r}: give one of {', '.join(['numpy', *_installed()])}, "
                     "a Python file named after its operation, or a folder of such files"
                 )
             self.modules = {operation or file.stem: _import_file(file) for file in files}
@@ -106,7 +107,12 @@ def active(array=HOST) -> tuple[str, ...]:
 
 
 def builtin_sets() -> list[str]:
-    """The sets that come with the package and can run here: those whose technology is installed."""
+    """The sets that come with the package and can run here: `cuda` on a GPU, or on the emulator with what it needs."""
+    return [name for name in _installed() if name != "cuda" or cuda_can_run()]
+
+
+def _installed() -> list[str]:
+    """Those whose technology is installed; that of `cuda` is looked for where arrays are made on a device."""
     return sorted(name for name in _folders() if name == "cuda" or importlib.util.find_spec(name))
 
 

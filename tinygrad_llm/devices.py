@@ -52,6 +52,20 @@ def gpu_or_emulator() -> Iterator[ModuleType]:
         yield module
 
 
+@functools.cache
+def cuda_can_run() -> bool:
+    """Whether there is a GPU, or what the emulator needs."""
+    from tinygrad_llm.kernels.cuda.emulator.build import check
+
+    with contextlib.suppress(UserError):
+        return bool(_real())
+    with contextlib.suppress(UserError):
+        device_or_dtype("bfloat16")
+        check()
+        return True
+    return False
+
+
 def emulating() -> bool:
     """Whether "cuda" is the stand-in here."""
     return _emulating

@@ -158,7 +158,7 @@ def with_gaps(x: np.ndarray) -> np.ndarray:
     """The same array, not contiguous: its last axis runs backwards through every second element of a larger one."""
     if x.ndim == 0:
         return x
-    wide = np.full((*x.shape[:-1], 2 * x.shape[-1]), np.nan, x.dtype, like=x)
+    wide = np.full_like(x, np.nan, shape=(*x.shape[:-1], 2 * x.shape[-1]))
     wide[..., ::-2] = x
     return wide[..., ::-2]
 

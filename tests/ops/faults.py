@@ -1,4 +1,7 @@
-"""One mistake for every backward, as (text of the backward, text that replaces it): the comparison must see each."""
+"""One mistake for every backward, as (text of the backward, text that replaces it): the comparison must see each.
+
+Of a CUDA kernel, a file of `kernels/cuda` comes first: the kernel's own, one that it includes, or what launches it.
+"""
 
 FAULTS = {
     # element-wise
@@ -88,10 +91,28 @@ FAULTS = {
     ("torch", "gelu"): ("dy, x, approximate=approximate", 'dy, x, approximate="none"'),
     ("torch", "layernorm"): ("mean, rstd, weight, bias, wanted", "mean, rstd + 1, weight, bias, wanted"),
     ("torch", "linear"): ("dy.sum(0)", "dy.mean(0)"),
-    ("torch", "linear_cross_entropy"): ("addmm_(dx.T, h[rows])", "addmm_(dx.T, h[rows], alpha=-1)"),
+    ("torch", "linear_cross_entropy"): ("addmm_(dx.T, h_rows)", "addmm_(dx.T, h_rows, alpha=-1)"),
     ("torch", "log_softmax"): ("dy, y, dim", "dy, 0 * y, dim"),
     ("torch", "mlp"): ("gelu_backward(da", "gelu_backward(2 * da"),
     ("torch", "nll_loss"): ("(dy, *saved)", "(-dy, *saved)"),
     ("torch", "silu"): ("(dy, *saved)", "(dy, -saved[0])"),
     ("torch", "swiglu"): ("dy * up, gate", "dy, gate"),
+}
+
+CUDA_FAULTS = {
+    "add": ("add.py", "(dz, dz)", "(dz, 2 * dz)"),
+    "attention": ("attention.cu", "factor * dp[r]) - dot);", "factor * dp[r]));"),
+    "attention_qkvpacked": ("attention.cu", "factor * dp[r]) - dot[r]);", "factor * dp[r]));"),
+    "cross_entropy": ("cross_entropy.cu", "-= (1 - smoothing) * dloss", "-= dloss"),
+    "dropout": ("dropout.py", "return _dropped(dy", "return _dropped(2 * dy"),
+    "embedding": ("embedding.cu", "sum = sum + load(dy", "sum = load(dy"),
+    "gelu": ("gelu.cu", "(1 + 3 * CUBIC * x * x)", "1"),
+    "layernorm": ("norm.cuh", "(g - mean_g - xhat * mean_g_xhat)", "(g - xhat * mean_g_xhat)"),
+    "linear": ("columns.cuh", "sum = sum + shared[i][threadIdx.x]", "sum = shared[i][threadIdx.x]"),
+    "linear_cross_entropy": ("cross_entropy.cu", "target, 1, smoothing, classes", "target, 2, smoothing, classes"),
+    "mlp": ("mlp.py", "bias_gelu_backward(da, h", "bias_gelu_backward(2 * da, h"),
+    "quantized_linear": ("quantized_linear.py", "product(rows_dy, deq", "product(-rows_dy, deq"),
+    "rmsnorm": ("norm.cuh", "(g - mean_g - xhat * mean_g_xhat)", "(g - mean_g)"),
+    "rotary": ("rotary.cu", "x1 * cos1 + x2 * sin2", "x1 * cos1 - x2 * sin2"),
+    "swiglu": ("swiglu.cu", "v * p * (1 - p)", "v * p"),
 }

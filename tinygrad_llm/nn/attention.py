@@ -48,7 +48,7 @@ class CausalAttention(SelfAttention):
     """Rung 3: a score above the diagonal, of a later token, becomes -inf and its weight zero."""
 
     def weights(self, scores: Tensor) -> Tensor:
-        later = np.triu(np.ones(scores.shape[-2:], bool, like=scores.data), 1)
+        later = ~np.tri(*scores.shape[-2:], dtype=bool, like=scores.data)
         return scores.masked_fill(later, -math.inf).softmax(-1)
 
 

@@ -43,7 +43,7 @@ def cross_entropy_backward(dy, logp, a, divisor):
 def target_weights(logits, targets, weight, ignore_index, label_smoothing):
     """a (N, C), and what the mean divides by."""
     rows, classes = logits.shape
-    w = np.ones(classes, logits.dtype, like=logits) if weight is None else weight
+    w = np.ones_like(logits, shape=classes) if weight is None else weight
     if floating(targets.dtype):
         smooth = (1 - label_smoothing) * targets + label_smoothing / classes
         return w * smooth.astype(logits.dtype), max(rows, 1)

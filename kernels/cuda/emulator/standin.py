@@ -1,9 +1,11 @@
 """A stand-in for CuPy where there is no GPU: its arrays are NumPy's inside, its kernels run on the emulator.
 
 It refuses what CuPy refuses, so that what runs on it has no hidden conversion left: a device array becomes NumPy's by
-`.get()` alone, it does not meet NumPy's arrays in any function, and it knows no function that CuPy lacks. What waits
+`.get()` alone, it does not meet NumPy's arrays in any function, and where CuPy is installed, which needs no GPU, it
+knows no function that CuPy lacks, nor an argument that CuPy's function does not take. What waits
 for the device (`.get()`, `float(x)`, `x[mask]`, …) is allowed, as in CuPy, and noted: see `synchronizations`.
-It is stricter than CuPy in one thing, since that is silent there: an index beyond the end is an error.
+It is stricter than CuPy in two things that are silent there: an index beyond the end is an error, and so is one made of
+NumPy's arrays.
 
 Halves are summed and multiplied as matrices in float32 and rounded at the end, as CuPy and cuBLAS do.
 """
@@ -11,6 +13,7 @@ Halves are summed and multiplied as matrices in float32 and rounded at the end, 
 import functools
 import importlib
 import importlib.util
+import inspect
 import math
 import operator
 import sys
@@ -24,13 +27,17 @@ from tinygrad_llm.kernels.cuda.emulator import cuda
 
 HALVES = ("float16", "bfloat16")
 HOST_ARRAYS = ("array", "asarray", "ascontiguousarray", "asfortranarray", "asanyarray")  # functions that copy them
-ACCUMULATE = ("sum", "mean", "prod", "var", "std", "cumsum", "cumprod", "matmul", "dot", "einsum", "tensordot")
+SUMS = ("sum", "mean", "prod", "var", "std", "cumsum", "cumprod", "matmul", "dot", "einsum", "tensordot")
+ELEMENTS = ("where", "clip")  # functions that compute element by element, and are no ufuncs
+OF_UFUNCS = {"out", "dtype", "where"}  # the options that CuPy's have
 IMPLICIT = (
     "Implicit conversion to a NumPy array is not allowed. "
     "Please use `.get()` to construct a NumPy array explicitly."
 )
-METHODS = """all any argmax argmin argsort clip copy cumprod cumsum diagonal dot flatten max mean min nonzero prod ravel
-    repeat reshape round searchsorted sort squeeze std sum swapaxes take trace transpose var view""".split()
+METHODS = """copy diagonal flatten nonzero ravel repeat reshape round sort squeeze swapaxes take trace transpose
+    view""".split()
+FUNCTIONS = "all any argmax argmin argsort clip cumprod cumsum dot max mean min prod searchsorted std sum var".split()
+"""Methods that are functions too, with the same arguments."""
 
 _notes: list[list[str]] = []
 
@@ -85,6 +92,11 @@ class ndarray:
     @property
     def device(self):
         return cuda.Device(0)
+
+    @property
+    def flags(self):
+        flags = self.host.flags
+        return SimpleNamespace(c_contiguous=flags.c_contiguous, f_contiguous=flags.f_contiguous, owndata=flags.owndata)
 
     @property
     def base(self):
@@ -154,7 +166,8 @@ class ndarray:
             raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
         if not isinstance(value, ndarray) and not np.isscalar(value) and not isinstance(value, np.ndarray):
             raise TypeError(f"an element cannot be set to {type(value)}")
-        self.host[_index(index)] = _host(value)
+        alone = isinstance(index, ndarray) and index.dtype == bool and np.ndim(_host(value)) == 0
+        self.host[index.host if alone else _index(index)] = _host(value)  # a number where a mask is needs no waiting
 
     def astype(self, dtype, order="K", casting="unsafe", subok=None, copy=True):
         return self if not copy and self.dtype == dtype else _wrap(self.host.astype(dtype, order))
@@ -210,31 +223,33 @@ def _cupy():
 @functools.cache
 def _function(name: str, called=None):
     """NumPy's function of this name, on device arrays. `called` is the one that NumPy has handed over."""
-    module = getattr(called, "__module__", "numpy").split(".")[1:]
-    lacks = TypeError if called or isinstance(getattr(np, name, None), np.ufunc) else AttributeError
+    path = [*getattr(called, "__module__", "numpy").split(".")[1:], name]
     try:
-        if _cupy():
-            functools.reduce(getattr, [*module, name], _cupy())
-        function = functools.reduce(getattr, [*module, name], np)
+        function, theirs = (functools.reduce(getattr, path, module) for module in (np, _cupy() or np))
     except AttributeError:
-        raise lacks(f"CuPy has no {'.'.join([*module, name])}") from None
+        raise (TypeError if called else AttributeError)(f"CuPy has no {'.'.join(path)}") from None
     if isinstance(function, type) or not callable(function):
         return function
+    signature = _signature(theirs)
 
     def apply(*inputs, **options):
+        if signature:
+            signature.bind(*inputs, **options)
+        elif isinstance(function, np.ufunc) and (wrong := options.keys() - OF_UFUNCS):
+            raise TypeError(f"Wrong arguments {wrong}")
         if name not in HOST_ARRAYS:
             inputs, options = _host(inputs), {key: _host(value) for key, value in options.items()}
         else:
             inputs = tuple(x.host if isinstance(x, ndarray) else x for x in inputs)
         out = options.get("out")
-        half = _half(inputs) if isinstance(function, np.ufunc) or name in ACCUMULATE else None
-        if half and name in ACCUMULATE:
+        half = _half(inputs) if isinstance(function, np.ufunc) or name in SUMS + ELEMENTS else None
+        if half and name in SUMS:
             inputs = [x.astype(np.float32) if getattr(x, "dtype", None) == half else x for x in inputs]
         elif half:
             inputs = [half.type(x) if type(x) in (int, float) else x for x in inputs]
         with np.errstate(all="ignore"):
             y = function(*inputs, **options)
-        if half and name in ACCUMULATE and out is None and "dtype" not in options:
+        if half and name in SUMS and out is None and "dtype" not in options:
             y = y.astype(half)
         return _wrap(y)
 
@@ -242,6 +257,13 @@ def _function(name: str, called=None):
         apply.at = lambda x, index, *values: function.at(_host(x), _index(index), *_host(values))
     apply.__name__ = name
     return apply
+
+
+def _signature(function) -> inspect.Signature | None:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):  # of what is compiled
+        return None
 
 
 def _half(inputs):
@@ -293,11 +315,13 @@ def _method(name: str):
     def method(self, *inputs, **options):
         if name == "nonzero":
             _note("x.nonzero()")
-        if name in ACCUMULATE:
-            return _function(name)(self, *inputs, **options)
         return _wrap(getattr(self.host, name)(*_host(inputs), **{key: _host(x) for key, x in options.items()}))
 
     return method
+
+
+def _function_as_method(name: str):
+    return lambda self, *inputs, **options: _function(name)(self, *inputs, **options)
 
 
 def _operator(name: str, ufunc: str, swapped: bool = False):
@@ -323,10 +347,12 @@ OTHERS = {
     "eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal",
     "neg": "negative", "invert": "invert", "abs": "absolute",
 }  # fmt: skip
-for _name in ("shape", "dtype", "ndim", "size", "nbytes", "itemsize", "strides", "flags", "T", "mT"):
+for _name in ("shape", "dtype", "ndim", "size", "nbytes", "itemsize", "strides", "T", "mT"):
     setattr(ndarray, _name, _attribute(_name))
 for _name in METHODS:
     setattr(ndarray, _name, _method(_name))
+for _name in FUNCTIONS:
+    setattr(ndarray, _name, _function_as_method(_name))
 for _name, _ufunc in BINARY.items():
     setattr(ndarray, f"__{_name}__", _operator(_name, _ufunc))
     setattr(ndarray, f"__r{_name}__", _operator(_name, _ufunc, swapped=True))
@@ -338,8 +364,8 @@ RawModule = cuda.RawModule
 
 
 def get_default_memory_pool():
-    return cuda.pool
+    return cuda._pool
 
 
 def get_default_pinned_memory_pool():
-    return cuda.pool
+    return cuda._pool

@@ -1,9 +1,9 @@
 """CUDA kernels of embedding and the losses, on the emulator: what the comparison with PyTorch of every operation does
 not show. Repeated tokens, long rows, every order of threads, gradients added in place, faults."""
 
-import contextlib
 import shutil
 from importlib import import_module
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -267,14 +267,18 @@ FAULTS = [
 ]
 
 
-def exercise(file: str = "", instead_of_it: str = "") -> None:
+def exercise() -> None:
     """All kernels, on sizes that leave parts of packs, warps and blocks."""
-    with emulated(), instead(FOLDER / file, instead_of_it) if file else contextlib.nullcontext():
-        for dtype in ("float32", "bfloat16"):
-            ids = random.integers(0, 9, 37)
-            gradient_of_table(numbers(37, 13, dtype=dtype), ids, 11, dtype, padding_idx=3)
-            losses(numbers(3, 301, dtype=dtype), np.array([0, 5, 300]), np.array(1.0), dtype, label_smoothing=0.1)
-            head(numbers(5, 9, dtype=dtype), numbers(301, 9, dtype=dtype), np.arange(5), dtype)
+    with emulated():
+        gradient_of_table(numbers(37, 13), random.integers(0, 9, 37), 11, padding_idx=3)
+        losses(numbers(3, 301), np.array([0, 5, 300]), np.array(1.0), label_smoothing=0.1)
+        head(numbers(5, 9), numbers(301, 9), np.arange(5))
+
+
+def exercise_instead(file: str) -> None:
+    """The same with another file in the place of ours of its name."""
+    with instead(FOLDER / Path(file).name, Path(file)):
+        exercise()
 
 
 @pytest.mark.parametrize("sanitizer", sanitize.LIBRARIES)
@@ -286,7 +290,7 @@ def test_a_race_is_found_with_its_lines(tmp_path):
     """Thread 0 reads the target's logit while another writes the gradient over it."""
     path, barrier = tmp_path / "cross_entropy.cu", "  __syncthreads();  // the target's logit has been read\n"
     path.write_text((FOLDER / path.name).read_text().replace(barrier, "\n"))
-    found = sanitize.call("thread", exercise, path.name, str(path))
+    found = sanitize.call("thread", exercise_instead, str(path))
     assert found and all("cross_entropy.cu" in line or "common.cuh" in line for line in found)
 
 

@@ -1,7 +1,7 @@
 """Attention in tiles on a GPU: `tinygrad_llm.ops.attention` has the definition and the derivation.
 
-attention.cu says how, in float32 on any card; attention_mma.cu is the same by tensor cores, which take float16 and, from
-compute capability 8.0 on, bfloat16. Arrays are read where they stand, as long as the numbers of a head are side by side.
+attention.cu says how, in float32 on any card; attention_mma.cu is the same by tensor cores, for float16 and, from
+compute capability 8.0 on, bfloat16. Arrays are read where they stand, if the numbers of a row are side by side.
 """
 
 import math
@@ -10,35 +10,63 @@ from typing import NamedTuple
 import numpy as np
 
 from tinygrad_llm.devices import cupy
-from tinygrad_llm.kernels import Unsupported
+from tinygrad_llm.kernels import Unsupported, note_fallback
 from tinygrad_llm.kernels.cuda.launch import kernel
 from tinygrad_llm.kernels.cuda.philox import mask_arguments
+from tinygrad_llm.ops import attention as page
+from tinygrad_llm.tensor import floating
 
 THREADS = 128
 WIDTHS = 32, 64, 128  # of heads, in shared memory
-FIRST_WITH_BFLOAT16 = 80
+FIRST_WITH_BFLOAT16 = 80  # compute capability of tensor cores
 
 
 def attention_forward(q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_causal=False, scale=None):
-    if attn_mask is not None:
-        raise Unsupported("masks other than the causal one")
-    if q.ndim != 4 or k.shape != v.shape or q.shape[1] % k.shape[1] or not k.size:
-        raise Unsupported(f"q {q.shape}, k {k.shape} and v {v.shape}")
+    reason = "masks other than the causal one" if attn_mask is not None else declined(q, k, v)
+    if reason:
+        return by_page(page, reason, q, k, v, attn_mask, keep, dropout_p, is_causal, scale)
     k, v = (x.astype(q.dtype, copy=False) for x in (k, v))
     q, k, v = (x if side_by_side(x) else cupy().ascontiguousarray(x) for x in (q, k, v))
     y = cupy().empty(q.shape, q.dtype)
     settings = Settings.of(q, k, keep, dropout_p, is_causal, scale)
     lse = settings.forward(q, k, v, y)
-    return y, q, k, v, y, lse, settings
+    return y, _backward, (q, k, v, y, lse, settings)
 
 
-def attention_backward(dy, q, k, v, y, lse, settings):
+def attention_backward(dy, backward, saved, needs):
+    return backward(dy, *saved, needs)
+
+
+def _backward(dy, q, k, v, y, lse, settings, needs):
     cp = cupy()
     dy = dy.astype(q.dtype, copy=False)
     dy = dy if side_by_side(dy) else cp.ascontiguousarray(dy)
     dq, dk, dv = (cp.empty(x.shape, x.dtype) for x in (q, k, v))
     settings.backward(dy, q, k, v, y, lse, dq, dk, dv)
     return dq, dk, dv, None
+
+
+def declined(q, k, v) -> str | None:
+    """What the kernels do not take of these arrays, if anything."""
+    if q.ndim != 4 or k.shape != v.shape or q.shape[1] % k.shape[1] or not k.size:
+        return f"q {q.shape}, k {k.shape} and v {v.shape}"
+    return f"heads of {q.shape[-1]} numbers, more than {WIDTHS[-1]}" if q.shape[-1] > WIDTHS[-1] else None
+
+
+def by_page(page, reason: str, *inputs):
+    """The page's forward in float32, since its steps would lose bits in less, and its result in the first's dtype."""
+    note_fallback(page.__name__, Unsupported(reason))
+    dtypes = [x.dtype if hasattr(x, "dtype") and floating(x.dtype) else None for x in inputs]
+    wide = [x.astype(np.float32, copy=False) if dtype else x for x, dtype in zip(inputs, dtypes, strict=True)]
+    y, *saved = page.forward(*wide)
+    return y.astype(dtypes[0], copy=False), _backward_by_page, (page, saved, dtypes)
+
+
+def _backward_by_page(dy, page, saved, dtypes, *needs):
+    gradients = page.backward(dy.astype(np.float32, copy=False), *saved, *needs)
+    several = gradients if isinstance(gradients, tuple) else (gradients,)
+    narrow = tuple(x if x is None else x.astype(dtype, copy=False) for x, dtype in zip(several, dtypes, strict=False))
+    return narrow if isinstance(gradients, tuple) else narrow[0]
 
 
 def side_by_side(x) -> bool:
@@ -59,8 +87,6 @@ class Settings(NamedTuple):
 
     @classmethod
     def of(cls, q, k, keep, dropout_p, is_causal, scale):
-        if q.shape[-1] > WIDTHS[-1]:
-            raise Unsupported(f"heads of {q.shape[-1]} numbers, more than {WIDTHS[-1]}")
         factor = np.float32(1 / (1 - dropout_p) if dropout_p < 1 else 0)
         scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
         mask = (*mask_arguments(cupy().ascontiguousarray(keep) if hasattr(keep, "dtype") else keep), factor)

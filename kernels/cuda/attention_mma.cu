@@ -13,6 +13,8 @@
 #include "attention.cuh"
 #include "mma.cuh"
 
+static_assert(has_mma<scalar>, "float16, and bfloat16, which needs sm_80");
+
 constexpr int ROWS = 16;                        // of a warp
 constexpr int BLOCK = WARPS * ROWS;
 constexpr int TILE = WIDTH > 64 ? 32 : 64;      // rows of a tile forward,

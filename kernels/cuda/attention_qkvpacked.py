@@ -4,20 +4,27 @@ They read the heads where they stand in qkv, write y as the next product wants i
 """
 
 from tinygrad_llm.devices import cupy
-from tinygrad_llm.kernels.cuda.attention import Settings
+from tinygrad_llm.kernels.cuda.attention import Settings, by_page, declined
+from tinygrad_llm.ops import attention_qkvpacked as page
 from tinygrad_llm.ops.attention_qkvpacked import heads
 
 
 def attention_qkvpacked_forward(qkv, n_head, keep=None, dropout_p=0.0):
     qkv = cupy().ascontiguousarray(qkv)
-    y = cupy().empty((*qkv.shape[:2], qkv.shape[2] // 3), qkv.dtype)
     q, k, v = heads(qkv, n_head)
+    if reason := declined(q, k, v):
+        return by_page(page, reason, qkv, n_head, keep, dropout_p)
+    y = cupy().empty((*qkv.shape[:2], qkv.shape[2] // 3), qkv.dtype)
     settings = Settings.of(q, k, keep, dropout_p, True, None)
     lse = settings.forward(q, k, v, split(y, n_head))
-    return y, qkv, n_head, y, lse, settings
+    return y, _backward, (qkv, n_head, y, lse, settings)
 
 
-def attention_qkvpacked_backward(dy, qkv, n_head, y, lse, settings):
+def attention_qkvpacked_backward(dy, backward, saved):
+    return backward(dy, *saved)
+
+
+def _backward(dy, qkv, n_head, y, lse, settings):
     dqkv = cupy().empty_like(qkv)
     dy = split(cupy().ascontiguousarray(dy.astype(qkv.dtype, copy=False)), n_head)
     settings.backward(dy, *heads(qkv, n_head), split(y, n_head), lse, *heads(dqkv, n_head))

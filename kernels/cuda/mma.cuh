@@ -12,6 +12,13 @@
 #pragma once
 #include "common.cuh"
 
+// Whether there are tensor cores for T: for float16 from sm_75 on, for bfloat16 from sm_80 on.
+template <class T> constexpr bool has_mma = false;
+template <> constexpr bool has_mma<__half> = true;
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+template <> constexpr bool has_mma<__nv_bfloat16> = true;
+#endif
+
 // Two numbers in one register.
 template <class T> __device__ inline unsigned pair(float first, float second) {
   const T both[2] = {from_float<T>(first), from_float<T>(second)};
@@ -24,7 +31,7 @@ template <class T> __device__ inline unsigned pair(float first, float second) {
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                                 \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 
-// C += A B for T = __half from sm_75 on, for T = __nv_bfloat16 from sm_80 on.
+// C += A B
 template <class T> __device__ void mma_16x8x16(float* c, const unsigned* a, const unsigned* b);
 
 template <> __device__ inline void mma_16x8x16<__half>(float* c, const unsigned* a, const unsigned* b) {

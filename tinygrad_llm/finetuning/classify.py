@@ -14,6 +14,7 @@ from tinygrad_llm import functional as F
 from tinygrad_llm import hub, random, tokenizers
 from tinygrad_llm.autograd import no_grad
 from tinygrad_llm.data.batches import MOST_TOKENS, by_length
+from tinygrad_llm.devices import to_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.evaluation.scoring import encode
 from tinygrad_llm.files import reading, write_atomic
@@ -260,7 +261,7 @@ def score(model: SequenceClassifier, rows: Sequence[list[int]], pad_id: int) -> 
     with no_grad():
         for batch in by_length([len(row) for row in rows], MOST_TOKENS):
             found = model(pad([rows[i] for i in batch], pad_id), [len(rows[i]) for i in batch]).data
-            for i, one in zip(batch, found, strict=True):
+            for i, one in zip(batch, to_device(found, "cpu"), strict=True):
                 logits[i] = one
     return np.array(logits)
 

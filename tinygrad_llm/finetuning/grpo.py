@@ -64,4 +64,4 @@ class GRPO(Policy):
         self.note_clipped(log_p, batch)
         policy = objectives.clipped(log_p, batch.log_p, batch.advantages, c.clip)
         cost = self.kl_coefficient * objectives.kl_estimate(log_p, batch.reference)
-        return ((policy + cost) * batch.mask).sum()
+        return ((policy + cost) * objectives.constants(log_p, batch.mask)[0]).sum()

@@ -11,6 +11,7 @@ tokens of the answer.
 import numpy as np
 
 from tinygrad_llm import functional as F
+from tinygrad_llm.devices import to_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.models import LanguageModel
 from tinygrad_llm.tensor import Tensor
@@ -56,10 +57,12 @@ def dpo(
         raise UserError(f"the loss of DPO must be sigmoid, ipo or hinge, not {loss!r}")
     if not 0 <= label_smoothing < 0.5 or (label_smoothing and loss != "sigmoid"):
         raise UserError(f"label_smoothing must be from 0 to below 0.5, and is sigmoid's alone, not {label_smoothing}")
+    reference_chosen, reference_rejected = constants(chosen, reference_chosen, reference_rejected)
     r_chosen, r_rejected = chosen - reference_chosen, rejected - reference_rejected
     if loss == "ipo":
         if lengths is None:
             raise UserError("ipo needs the lengths of the answers: it compares log-probabilities per token")
+        lengths = constants(chosen, *lengths)
         return (r_chosen / lengths[0] - r_rejected / lengths[1] - 1 / (2 * beta)) ** 2
     h = beta * (r_chosen - r_rejected)
     if loss == "hinge":
@@ -104,6 +107,7 @@ def clipped(log_p: Tensor, old_log_p: np.ndarray, advantage: np.ndarray, epsilon
     With the ratio rho = p / p_old, -min(rho A, clip(rho, 1 - epsilon, 1 + epsilon) A). Its gradient with respect to
     log p is -rho A, or 0 where the clip holds: a token that has moved far enough moves no further. All (B, T).
     """
+    old_log_p, advantage = constants(log_p, old_log_p, advantage)
     ratio = (log_p - old_log_p).exp()
     return -(ratio * advantage).minimum(ratio.clamp(1 - epsilon, 1 + epsilon) * advantage)
 
@@ -111,6 +115,7 @@ def clipped(log_p: Tensor, old_log_p: np.ndarray, advantage: np.ndarray, epsilon
 def clipped_value(values: Tensor, old_values: np.ndarray, returns: np.ndarray, epsilon: float = 0.2) -> Tensor:
     """Half the squared error of the values, or of the values kept within epsilon of the old ones if that is larger:
     (B, T)."""
+    old_values, returns = constants(values, old_values, returns)
     near = old_values + (values - old_values).clamp(-epsilon, epsilon)
     return 0.5 * ((values - returns) ** 2).maximum((near - returns) ** 2)
 
@@ -120,6 +125,7 @@ def kl_estimate(log_p: Tensor, reference_log_p: np.ndarray) -> Tensor:
 
     It is without bias and never negative (Schulman 2020, http://joschu.net/blog/kl-approx.html, k3).
     """
+    (reference_log_p,) = constants(log_p, reference_log_p)
     d = reference_log_p - log_p
     return d.exp() - d - 1
 
@@ -134,4 +140,9 @@ def group_advantages(rewards: np.ndarray, scale: bool = True) -> np.ndarray:
 
 def masked_mean(x: Tensor, mask: np.ndarray) -> Tensor:
     """The mean of x (B, T) over the tokens of the mask."""
-    return (x * mask).sum() / max(mask.sum(), 1)
+    return (x * constants(x, mask)[0]).sum() / max(mask.sum(), 1)
+
+
+def constants(like: Tensor, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The arrays on the device of the tensor that they are computed with."""
+    return tuple(to_device(array, like.device) for array in arrays)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygrad_llm import random
+from tinygrad_llm.devices import to_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.finetuning.alignment import Aligned, AlignmentConfig
 from tinygrad_llm.finetuning.data import Entry, read_entries, split
@@ -210,7 +211,7 @@ class Policy(Aligned):
 
     def note_clipped(self, log_p: Tensor, batch: Rollout) -> None:
         """Keep the share of the tokens that have moved as far as they may."""
-        moved = np.abs(np.exp(log_p.data - batch.log_p) - 1) > self.config.clip
+        moved = np.abs(np.exp(to_device(log_p.data, "cpu") - batch.log_p) - 1) > self.config.clip
         self.clipped.append((moved * batch.mask).sum() / batch.mask.sum())
 
     def state_dict(self) -> dict[str, Any]:

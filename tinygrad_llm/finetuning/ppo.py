@@ -118,4 +118,4 @@ class PPO(Policy):
         self.note_clipped(log_p, batch)
         policy = objectives.clipped(log_p, batch.log_p, batch.advantages, c.clip)
         value = objectives.clipped_value(values, batch.values, batch.returns, c.clip)
-        return ((policy + c.value_coefficient * value) * batch.mask).sum()
+        return ((policy + c.value_coefficient * value) * objectives.constants(log_p, batch.mask)[0]).sum()

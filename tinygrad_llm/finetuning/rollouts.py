@@ -6,6 +6,7 @@ import numpy as np
 
 from tinygrad_llm.autograd import no_grad
 from tinygrad_llm.data.batches import MOST_TOKENS
+from tinygrad_llm.devices import to_device
 from tinygrad_llm.finetuning.data import Example, collate
 from tinygrad_llm.finetuning.objectives import IGNORE, kl_estimate
 from tinygrad_llm.generation import Decoding, Sampling
@@ -53,7 +54,7 @@ def frozen(
     model.eval()
     with no_grad():
         rows = [slice(i, i + size) for i in range(0, len(ids), size)]
-        found = [function(model, ids[part], labels[part]).data for part in rows]
+        found = [to_device(function(model, ids[part], labels[part]).data, "cpu") for part in rows]
     model.train(was_training)
     return np.concatenate(found)
 

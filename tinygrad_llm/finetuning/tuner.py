@@ -92,22 +92,23 @@ class Finetuner(Loop):
         raise NotImplementedError(f"{type(self).__name__} needs fill")
 
     def load_base(self) -> LanguageModel:
-        """The model to start from. Raises UserError where it and its tokenizer do not belong together."""
+        """The model to start from, on the device. Raises UserError where its tokenizer does not belong to it."""
         model = load_model(self.source, dtype=np.dtype(self.config.dtype), quantized=self.config.quantized)
         check_vocabulary(model, self.tokenizer)
-        return model
+        return model.to(self.config.device)
 
     def load(self, folder: Path) -> Module:
         """What `write_model` has written, where it was all of the model."""
         return load_model(folder, dtype=np.dtype(self.config.dtype))
 
     def open(self, folder: Path) -> Module:
-        """The model in a checkpoint: whole, or the adapters in it beside the model to start from."""
-        if not self.config.lora:
-            return self.load(folder)
-        model = self.make(self.load_base())
-        load_adapter(self.trunk(model), folder)
-        return model
+        """The model in a checkpoint, on the device: whole, or the adapters in it beside the model to start from."""
+        if self.config.lora:
+            model = self.make(self.load_base())
+            load_adapter(self.trunk(model), folder)
+        else:
+            model = self.load(folder)
+        return model.to(self.config.device)
 
     def write_model(self, folder: Path) -> None:
         if self.config.lora:

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from tinygrad_llm import random
+from tinygrad_llm.devices import to_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.models.language_model import LanguageModel
 from tinygrad_llm.nn import Linear, Module, initial
@@ -38,9 +39,9 @@ class SequenceClassifier(Module):
         """One vector a text (B, C), for token ids (B, T) of which the first `lengths` (B,) of a row are the text."""
         h, lengths = self.trunk.hidden(ids), np.asarray(lengths)  # (B, T, C)
         if self.pooling == "last":
-            return h[np.arange(len(lengths)), lengths - 1]
+            return h[to_device(np.arange(len(lengths)), h.device), to_device(lengths - 1, h.device)]
         share = np.where(np.arange(h.size(1)) < lengths[:, None], 1 / lengths[:, None], 0)  # (B, T)
-        return (h * share[..., None].astype(h.dtype)).sum(1)
+        return (h * to_device(share[..., None].astype(h.dtype), h.device)).sum(1)
 
     def forward(self, ids, lengths) -> Tensor:
         """Logits (B, K); padding, which stands on the right, changes nothing."""

@@ -152,7 +152,7 @@ class Loop:
         log = self.step % self.config.log_interval == 0
         reads = log or self.config.device == "cpu"
         if reads:
-            values = self.read(values, self.step)
+            values = self.fetch(values, self.step)
         self.unread += [sum(self.tokens(batch) for batch in batches), time.perf_counter() - start]
         if reads:
             speed, self.unread = self.unread[0] / self.unread[1], np.zeros(2)
@@ -163,7 +163,7 @@ class Loop:
     def optimize(self, batches: list) -> dict[str, Any]:
         """Move the parameters by the mean loss of these micro-batches; return what is worth a line of metrics.
 
-        On a device nobody waits for the numbers in it: `read` does, when they are wanted.
+        On a device nobody waits for the numbers in it: `fetch` does, when they are wanted.
         """
         c = self.config
         count = sum(self.weight(batch) for batch in batches)
@@ -176,13 +176,13 @@ class Loop:
         norm, scale = self.optimizer.clip_grad_norm(c.grad_clip or math.inf)
         values = {"loss": total / count, "gradient_norm": norm}
         if c.device == "cpu":
-            self.read(values, self.step + 1)
+            self.fetch(values, self.step + 1)
         lr = learning_rate(self.step, c.schedule, c.learning_rate, c.min_lr, c.warmup_iters, c.lr_decay_iters)
         self.optimizer.lr = lr
         self.optimizer.step(scale)
         return values | {"learning_rate": lr}
 
-    def read(self, values: dict[str, Any], step: int) -> dict[str, float]:
+    def fetch(self, values: dict[str, Any], step: int) -> dict[str, float]:
         """The values of a step as numbers of the host's. Raises FloatingPointError as `check_finite`."""
         values = {name: float(value) for name, value in values.items()}
         self.check_finite("loss", values["loss"], step)

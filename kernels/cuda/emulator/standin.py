@@ -237,11 +237,11 @@ def _function(name: str, called=None):
             signature.bind(*inputs, **options)
         elif isinstance(function, np.ufunc) and (wrong := options.keys() - OF_UFUNCS):
             raise TypeError(f"Wrong arguments {wrong}")
+        out = options.get("out")
         if name not in HOST_ARRAYS:
             inputs, options = _host(inputs), {key: _host(value) for key, value in options.items()}
         else:
             inputs = tuple(x.host if isinstance(x, ndarray) else x for x in inputs)
-        out = options.get("out")
         half = _half(inputs) if isinstance(function, np.ufunc) or name in SUMS + ELEMENTS else None
         if half and name in SUMS:
             inputs = [x.astype(np.float32) if getattr(x, "dtype", None) == half else x for x in inputs]
@@ -249,9 +249,9 @@ def _function(name: str, called=None):
             inputs = [half.type(x) if type(x) in (int, float) else x for x in inputs]
         with np.errstate(all="ignore"):
             y = function(*inputs, **options)
-        if half and name in SUMS and out is None and "dtype" not in options:
-            y = y.astype(half)
-        return _wrap(y)
+        if out is not None:
+            return out
+        return _wrap(y.astype(half) if half and name in SUMS and "dtype" not in options else y)
 
     if isinstance(function, np.ufunc):
         apply.at = lambda x, index, *values: function.at(_host(x), _index(index), *_host(values))

@@ -27,7 +27,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from tinygrad_llm import Tensor, kernels, no_grad, ops, roofline, watch
+from tinygrad_llm import Tensor, devices, kernels, no_grad, ops, roofline, watch
 from tinygrad_llm.bench import find, race, worker
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.memory import keep_freed_memory
@@ -215,7 +215,7 @@ def least(answer: dict) -> float:
 
 def ours(name: str, inputs: list, needs: list[bool], kernel_set: str | None = None) -> Callable[[], dict]:
     if kernel_set:
-        kernels.use(kernel_set)
+        kernels.use("numpy" if kernel_set == "numpy" else kernels.KernelSet(kernel_set, name))
     set_threads(int(os.environ["NUMBA_NUM_THREADS"]))
     keep_freed_memory()
     if name == UPDATE:
@@ -243,6 +243,33 @@ def ours(name: str, inputs: list, needs: list[bool], kernel_set: str | None = No
         for event in p.steps[0].events:
             seconds, work = phases[event.phase]
             phases[event.phase] = seconds + event.seconds, tuple(map(sum, zip(work, event.work, strict=True)))
+        return phases
+
+    return call
+
+
+def cuda(name: str, inputs: list, needs: list[bool]) -> Callable[[], dict]:
+    """Our kernels on a GPU, each phase until the GPU has done it."""
+    wait = devices.cupy().cuda.get_current_stream().synchronize
+    arrays = [devices.to_device(x, "cuda") if isinstance(x, np.ndarray) else x for x in inputs]
+    tensors = [Tensor(x, requires_grad=n) if devices.on_device(x) else x for x, n in zip(arrays, needs, strict=True)]
+
+    def call() -> dict:
+        wait()
+        start = time.perf_counter()
+        y = getattr(ops, name)(*tensors)
+        wait()
+        phases = {"forward": (time.perf_counter() - start, (0, 0))}
+        if any(needs):
+            dy = np.ones_like(y.data)
+            wait()
+            begin = time.perf_counter()
+            y.backward(dy)
+            wait()
+            phases["backward"] = (time.perf_counter() - begin, (0, 0))
+        for x in tensors:
+            if isinstance(x, Tensor):
+                x.grad = None
         return phases
 
     return call
@@ -282,7 +309,7 @@ def eager(name: str, inputs: list, needs: list[bool]) -> Callable[[], dict]:
     return update if name == UPDATE else call
 
 
-SIDES = {"ours": ours, "numpy": partial(ours, kernel_set="numpy"), "eager": eager}
+SIDES = {"ours": ours, "numpy": partial(ours, kernel_set="numpy"), "cuda": cuda, "eager": eager}
 
 
 def serve(side: str, folder: Path) -> None:

@@ -7,9 +7,9 @@ from tinygrad_llm.lab.gpu_check import NOT_RUN, gpu_check
 
 DESCRIPTION = f"""Rerun the tests of the CUDA kernels on this machine's GPU, and write one file that can be sent to us.
 
-It compares every kernel with PyTorch in float32, float16 and bfloat16, trains a tiny GPT for ten steps on the CPU and on
-the GPU, runs both again under compute-sanitizer where that is installed, and races the kernels. A failure stops nothing.
-The file holds the card, its driver, versions and results; no names, no paths. Exit status 1 if anything fails.
+It compares every kernel with PyTorch in float32, float16 and bfloat16, trains a tiny GPT for ten steps on the CPU and
+on the GPU, runs both again under compute-sanitizer where that is installed, and races the kernels. A failure stops
+nothing. The file holds the card, its driver, versions and results; no names, no paths. Exit status 1 if any fails.
 
 This command has {NOT_RUN}.
 

@@ -18,7 +18,7 @@ HELP = """usage: tinygrad-llm kernel new|check|race|roofline ...
 A lab for kernels of one's own, CUDA's without a GPU (pip install 'tinygrad-llm[lab,torch]').
 
   new       write a commented file to begin with
-  check     compile it, run it on an emulator, compare it with PyTorch, look for races and overruns; exit status 1 if wrong
+  check     compile it, run it on an emulator, compare it with PyTorch, look for races and overruns
   race      time all kernels of an operation on this machine's real devices
   roofline  what the operation costs on a GPU at least, on paper
 

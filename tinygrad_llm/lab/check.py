@@ -12,32 +12,40 @@ from pathlib import Path
 
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.kernels.cuda import compile, launch
+from tinygrad_llm.kernels.cuda.emulator import sanitize as sanitizers
 from tinygrad_llm.kernels.cuda.emulator.build import build
-from tinygrad_llm.lab.report import Compiled, Finding, Report, Values, shown
+from tinygrad_llm.kernels.cuda.emulator.build import check as check_compiler
+from tinygrad_llm.lab.report import Compiled, Finding, Report, Values, finding_of, shown
 from tinygrad_llm.lab.source import CUDA, Source, check_signatures, place, source
+from tinygrad_llm.lab.values import launch_all
 from tinygrad_llm.verification import oracles
 
-COMPILER_ERROR = re.compile(r"(\S+\.\w+)[:(](\d+)(?:\)|:\d+)?: (?:fatal |catastrophic )?error:? (.*)", re.DOTALL)  # g++'s, NVRTC's
+COMPILER_ERROR = re.compile(r"(\S+\.\w+)[:(](\d+)(?:\)|:\d+)?: (?:fatal |catastrophic )?error:? (.*)", re.DOTALL)
 
 
 def check(file: str | Path, operation: str | None = None, sanitize: bool = True) -> Report:
     """Check a kernel: a .cu file, or a .py file with the functions of its operation's page.
 
     A .cu file is compiled by NVRTC for sm_75 to sm_100 and for an emulator, runs there in three orders of its threads,
-    is compared with PyTorch on the cases of `tinygrad-llm verify`, and runs under the thread and address sanitizers. A
-    file named after its operation needs no `operation`: layernorm.cu, my_layernorm.cu, layernorm_2.cu. With a .py file of
-    the same stem beside it, that one launches it; alone, the project's own wrapper does, so its kernels must have the
-    names and parameters of those in kernels/cuda.
+    is compared with PyTorch on the cases of `tinygrad-llm verify`, and runs under the sanitizers: races, overruns,
+    shared memory that nobody wrote. A file named after its operation needs no `operation`: layernorm.cu,
+    my_layernorm.cu, layernorm_2.cu. With a .py file of the same stem beside it, that one launches it; alone, the
+    project's own wrapper does, so its kernels must have the names and parameters of those in kernels/cuda.
 
-    Raises UserError where there is nothing to check: no such file, operation or wrapper, another signature, no compiler,
-    no PyTorch. What is wrong with the kernel stands in the report.
+    Raises UserError where there is nothing to check: no such file, operation or wrapper, another signature, no
+    compiler, no PyTorch. What is wrong with the kernel stands in the report.
     """
     start = time.perf_counter()
     found = source(file, operation)
     oracles()
+    if found.is_cuda:
+        check_compiler()
     report = Report(shown(found.path), found.operation, shown(found.wrapper))
+    report.to_write = _to_write(found.path) + ([] if found.alone or not found.is_cuda else _to_write(found.wrapper))
     if not found.is_cuda or _compile(found, report):
         _compare(found, report)
+        if found.is_cuda and sanitize:
+            _sanitize(found, report)
     report.seconds = time.perf_counter() - start
     return report
 
@@ -66,7 +74,7 @@ def _compile(found: Source, report: Report) -> bool:
         return False
     spilling = {row.kernel: row for row in report.compiled if row.spills or row.stack}
     for row in spilling.values():
-        message = f"{row.kernel} keeps {row.stack} bytes a thread in slow memory, {row.spills} of them spilled registers"
+        message = f"{row.kernel} has {row.stack} bytes a thread in slow memory, and {row.spills} of spilled registers"
         details = (f"compiled for {row.dtype} and {row.architecture}",)
         report.findings.append(Finding("spill", message, place(found.path, row.kernel), details))
     return True
@@ -82,7 +90,7 @@ def _compare(found: Source, report: Report) -> None:
             if kind == "Values":
                 report.values.append(Values(**fields))
             elif kind == "Asked":
-                report.launched = sorted(name for name, _ in fields["kernels"])
+                _look_for_idle(report, {name for name, _ in fields["kernels"]})
             else:
                 finding = _located(Finding(**fields), found)
                 groups.setdefault((finding.kind, finding.where, finding.message.partition("[")[0]), []).append(finding)
@@ -93,11 +101,35 @@ def _compare(found: Source, report: Report) -> None:
         report.findings.append(Finding("crash", last))
 
 
+def _look_for_idle(report: Report, launched: set[str]) -> None:
+    """Kernels that never ran have not been checked; where none ran, the values are someone else's."""
+    report.idle = sorted({row.kernel for row in report.compiled} - launched)
+    if not launched:
+        message = f"{report.launched_by} has launched none of these kernels: {', '.join(report.idle)}"
+        report.findings.append(Finding("unused", message))
+
+
+def _sanitize(found: Source, report: Report) -> None:
+    for sanitizer in sanitizers.LIBRARIES:
+        said = sanitizers.call(sanitizer, launch_all, str(found.path.resolve()), found.operation)
+        places = {}
+        for finding in (_located(finding_of(line, f"the {sanitizer} sanitizer says so"), found) for line in said):
+            places.setdefault((finding.kind, finding.where), []).append(finding)
+        known = {(finding.kind, finding.where) for finding in report.findings}
+        report.sanitized[sanitizer] = len(places)
+        report.findings += [_merged(group) for key, group in places.items() if key not in known and key[0] != "error"]
+
+
 def _merged(group: list[Finding]) -> Finding:
     """The first of what is alike, and how often it was found."""
     first, others = group[0], len(group) - 1
     more = (f"and in {others} more runs, of other cases, dtypes or orders of threads",) if others else ()
     return replace(first, details=(*first.details, *more))
+
+
+def _to_write(path: Path) -> list[str]:
+    lines = enumerate(path.read_text().splitlines(), 1)
+    return [f"{shown(path)}:{number}" for number, line in lines if "TODO" in line]
 
 
 def _located(finding: Finding, found: Source) -> Finding:

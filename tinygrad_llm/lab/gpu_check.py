@@ -39,9 +39,9 @@ NOT_RUN = "not run on a GPU yet by its authors: every result that is sent in is 
 def gpu_check(out: str | Path = "gpu-check.json", emulated: bool = False, tell: Callable = print) -> dict:
     """Run everything, write what came of it to `out` after each part, and return it; `passed` is in it.
 
-    Values in every dtype against PyTorch, ten steps of a tiny GPT beside the CPU's, NVIDIA's compute-sanitizer where it
-    is installed, then races; on the emulator the first two. A failure stops nothing. The file names the card, its driver
-    and versions, and no person, machine or path. Raises UserError where no GPU can be used.
+    Values in every dtype against PyTorch, ten steps of a tiny GPT beside the CPU's, NVIDIA's compute-sanitizer where
+    it is installed, then races; on the emulator the first two. A failure stops nothing. The file names the card, its
+    driver and versions, and no person, machine or path. Raises UserError where no GPU can be used.
     """
     with devices.emulated() if emulated else contextlib.nullcontext():
         result = {"passed": True, "note": NOT_RUN, "where": where(emulated), "parts": {}}

@@ -11,8 +11,6 @@ from tinygrad_llm.kernels.cuda.emulator.build import translate
 from tinygrad_llm.lab.source import CUDA, operation_of
 from tinygrad_llm.verification import operations
 
-TODO = "TODO"
-
 HEAD = """\
 // {operation}: {title}
 //

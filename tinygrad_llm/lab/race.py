@@ -52,11 +52,8 @@ def sides(operation: str) -> tuple[str, ...]:
     """Who can compute the operation on this machine's real devices. Raises UserError for an unknown operation."""
     if operation not in {*operations(), ops.UPDATE}:
         raise UserError(f"no operation is called {operation}; there are {', '.join([*operations(), ops.UPDATE])}")
-    having = [
-        name
-        for name in kernels.builtin_sets()
-        if operation in kernels.KernelSet(name).operations() and (name != "cuda" or has_card())
-    ]
+    sets = [name for name in kernels.builtin_sets() if operation in kernels.KernelSet(name).operations()]
+    having = [name for name in sets if name != "cuda" or has_card()] or ["ours"]
     return (*having, "numpy", *(["eager"] if util.find_spec("torch") else []))
 
 
@@ -73,11 +70,12 @@ def is_file(name: str) -> bool:
 
 
 def race(operation: str, **settings) -> dict:
-    """Time every pair of an operation, or a file of one's own beside them; see `Race` for the settings.
+    """Time every pair of an operation, or a .py file of one's own beside them; see `Race` for the settings.
 
     Returns what `bench --json` prints: by case and phase, each side's median and quartiles in milliseconds. Raises
-    UserError for an unknown operation, and for a .cu file where no card is there.
+    UserError for an unknown operation, and for a CUDA file: on a card kernels/cuda's own race.
     """
-    if Path(operation).suffix == ".cu" and not has_card():
-        raise UserError(f"{operation} can only race on a GPU, and none can be used here: see `kernel roofline` instead")
+    if is_file(operation) and (not (file := Path(operation)).is_file() or file.with_suffix(".cu").is_file()):
+        reason = "is CUDA's: only the project's own race, where there is a card" if file.is_file() else "is not there"
+        raise UserError(f"{file} {reason}; `kernel roofline` says what a GPU needs at least")
     return Race(operations=operation, **settings).run()

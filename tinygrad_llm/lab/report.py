@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -14,12 +15,14 @@ from rich.text import Text
 SCOPE = "compiled for sm_75 to sm_100 and executed on an emulator; not yet timed on a GPU"
 
 ADVICE = {
-    "compile": "write it so that NVRTC, which CuPy calls, accepts it too: plain CUDA C++17, and common.cuh's helpers",
-    "divergence": "every thread of the block must reach the same barrier: move it out of the branch, or out of the loop",
+    "compile": "kernels are CUDA C++17 as NVRTC takes it, which CuPy calls: no headers of the host",
+    "crash": "an access far beyond an array most likely: see what the address sanitizer says",
+    "divergence": "every thread of a block must reach the same barrier: move it out of the branch or the loop",
     "mask": "name in the mask exactly the lanes that reach the shuffle, and let every one of them reach it",
     "overrun": "compare the index with the size before the access: the last block and the last pack are seldom full",
     "race": "put a __syncthreads() (a __syncwarp() within a warp) between the write and the other access",
     "spill": "let fewer values live at once, and unroll loops over arrays that shall stay in registers",
+    "unused": "let the wrapper launch it, or rename it to what the project's wrapper launches",
     "uninitialised": "write every element of shared memory before any thread reads it, also in the last, short tile",
     "value": "compare the derivation on the operation's page with the line that computes it",
 }
@@ -41,26 +44,31 @@ class Finding:
         return ADVICE.get(self.kind, "")
 
 
-KINDS = {  # words of the emulator's messages
+KINDS = {  # words in what emulator and sanitizers say; the first that is found counts
     "__syncthreads": "divergence",
     "mask": "mask",
     "lanes of one warp": "mask",
-    "uninitialised": "uninitialised",
-    "never written": "uninitialised",
-    "launch": "launch",
+    "overflow": "overrun",
+    "race": "race",
+    "shared memory": "uninitialised",
 }
+PLACE = r"[\w.-]+:\d+"
+SAID = re.compile(
+    rf"(?:(?P<kernel>\w+): )?(?:(?P<place>{PLACE})(?: in (?P<through>{PLACE}(?: in {PLACE})*))?"
+    r"(?: \((?P<access>[^)]*)\))?: )?(?P<message>.*)",
+    re.DOTALL,
+)
 
 
-def finding_of(error: str, where: str) -> Finding:
-    """What an error of the emulator says: "layernorm_forward: layernorm.cu:31: what was wrong (block …, thread …)".
-
-    A line that another one has called: "common.cuh:81 in layernorm.cu:31".
+def finding_of(said: str, *details: str) -> Finding:
+    """What the emulator or a sanitizer says, which may begin with the kernel and the place: as "layernorm_forward:
+    common.cuh:81 in layernorm.cu:31: what was wrong" or "layernorm.cu:31 (write of 4 bytes): what was wrong".
     """
-    kernel, place, message = re.fullmatch(r"(?:(\w+): )?(?:(\S+:\d+(?: in \S+:\d+)*): )?(.*)", error, re.DOTALL).groups()
-    kind = next((kind for words, kind in KINDS.items() if words in message), "error")
-    *through, place = (place or "").split(" in ")
-    details = (kernel and f"in {kernel}", through and f"through {', '.join(through)}", where)
-    return Finding(kind, message, place, tuple(filter(None, details)))
+    words = SAID.fullmatch(said).groupdict(default="")
+    kind = next((kind for word, kind in KINDS.items() if word in words["message"]), "error")
+    message = f"{words['access']}: {words['message']}" if words["access"] else words["message"]
+    also = (f"in {words['kernel']}" if words["kernel"] else "", f"from {words['through']}" if words["through"] else "")
+    return Finding(kind, message, words["place"], tuple(filter(None, (*also, *details))))
 
 
 @dataclass
@@ -104,10 +112,10 @@ class Report:
     values: list[Values] = field(default_factory=list)
     compiled: list[Compiled] = field(default_factory=list)
     instructions: dict[str, dict[str, int]] = field(default_factory=dict)  # "KERNEL DTYPE": vector and tensor, of sm_80
-    launched: list[str] = field(default_factory=list)
-    sanitized: dict[str, str] = field(default_factory=dict)  # "thread" and "address": what they say
+    sanitized: dict[str, int] = field(default_factory=dict)  # by sanitizer, how much it has found
     findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)  # kernels that no case has launched
+    to_write: list[str] = field(default_factory=list)  # where the reader's files say TODO, as "file:line"
     seconds: float = 0.0
 
     @property
@@ -120,7 +128,7 @@ class Report:
         if self.passed:
             slow = f", {len(self.findings)} × spill" if self.findings else ""
             return f"{self.file}: passed as {self.operation}{slow}"
-        counts = {kind: sum(f.kind == kind for f in self.findings) for kind in dict.fromkeys(f.kind for f in self.findings)}
+        counts = Counter(finding.kind for finding in self.findings)
         return f"{self.file}: FAILED as {self.operation}: {', '.join(f'{n} × {kind}' for kind, n in counts.items())}"
 
     def to_dict(self) -> dict:
@@ -136,8 +144,11 @@ class Report:
         for table in (_values(self.values), _compiled(self.compiled, self.instructions)):
             parts += ["", table] if table else []
         if self.sanitized:
-            parts += ["", *(Text(f"{name:8} sanitizer: {result}") for name, result in self.sanitized.items())]
-        return Group(*parts, *(Text(note) for note in self.notes))
+            found = (f"{name}: {count or 'nothing'}" for name, count in self.sanitized.items())
+            parts += ["", Text(f"sanitizers have found, {', '.join(found)}")]
+        parts += [Text(f"never launched by these cases: {', '.join(self.idle)}")] if self.idle else []
+        parts += [Text(f"still to be written: {', '.join(self.to_write)}")] if self.to_write else []
+        return Group(*parts, Text(SCOPE if self.compiled else ""))
 
     def __str__(self) -> str:
         console = Console(width=110, file=io.StringIO())

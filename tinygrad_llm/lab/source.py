@@ -2,8 +2,8 @@
 
 - A `.py` file (NumPy, Numba, anything) has the functions of its operation's page.
 - A `.cu` file with a `.py` beside it, of the same stem, is launched by that one, as in kernels/cuda.
-- A `.cu` file alone is launched by the project's wrapper of the operation, in the place of kernels/cuda's own file; so its
-  kernels have the names and the parameters of those there. That is how kernels/cuda/versions are checked.
+- A `.cu` file alone is launched by the project's wrapper of the operation, in the place of kernels/cuda's own file; so
+  its kernels have the names and the parameters of those there. That is how kernels/cuda/versions are checked.
 """
 
 import re
@@ -62,8 +62,8 @@ def source(path: str | Path, operation: str | None = None) -> Source:
     ours = [file for file in CUDA.glob(f"{operation}*.cu") if file.stem in path.stem]
     if not ours or not (CUDA / f"{operation}.py").is_file():
         raise UserError(
-            f"nothing launches {path}: the project has no CUDA kernel of {operation}, so write {path.stem}.py beside it "
-            f"(`tinygrad-llm kernel new {operation}` does)"
+            f"nothing launches {path}: the project has no CUDA kernel of {operation}, so write {path.stem}.py beside "
+            f"it (`tinygrad-llm kernel new {operation}` does)"
         )
     return Source(path, operation, CUDA / f"{operation}.py", max(ours, key=lambda file: len(file.stem)))
 
@@ -88,7 +88,8 @@ def check_signatures(found: Source) -> None:
     ours, theirs = (signatures(path) for path in (found.path, found.replaced))
     advice = f"; or write {found.path.stem}.py beside it, to launch it as you like"
     if not ours.keys() & theirs.keys():
-        raise UserError(f"{found.path} has {', '.join(ours)}, where {found.replaced.name} has {', '.join(theirs)}{advice}")
+        expected = f"{found.replaced.name} has {', '.join(theirs)}"
+        raise UserError(f"{found.path} has {', '.join(ours)}, where {expected}{advice}")
     for name, types in ours.items():
         if types != theirs.get(name, types):
             raise UserError(f"{place(found.path, name)}: {name}({types}) must be {name}({theirs[name]}){advice}")

@@ -122,6 +122,19 @@ def _place(error: Exception, found: Source) -> str:
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
+def launch_all(path: str, operation: str) -> None:
+    """Every case in the first and the last dtype, for the sanitizers, who read what the emulator says from stderr."""
+    found = source(path, operation)
+    with in_use(found):
+        for dtype in dict.fromkeys((found.dtypes[0], found.dtypes[-1])):
+            for case in verification.oracles()[operation].cases:
+                inputs, options = verification.rounded(*case.make(0), dtype)
+                try:
+                    verification.run(verification.operations()[operation], inputs, options, dtype, device="cuda")
+                except Exception as error:  # `compare` tells of it too
+                    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+
+
 def main(path: str, operation: str) -> None:
     for each in compare(source(path, operation)):
         print(json.dumps([type(each).__name__, asdict(each)]), flush=True)

@@ -93,15 +93,16 @@ extern "C" __global__ void __launch_bounds__(MAX_THREADS) cross_entropy_backward
   }
 }
 
-// The losses, and over the logits the gradient of each row's own loss. `kept` packs of shared memory.
+// The losses, and if wanted over the logits the gradient of each row's own loss. `kept` packs of shared memory.
 extern "C" __global__ void __launch_bounds__(MAX_THREADS) cross_entropy_in_place(
     scalar* logits, const long long* targets, float* losses, int classes, long long ignore_index, float smoothing,
-    int kept) {
+    int wanted, int kept) {
   extern __shared__ Pack shared[];
   scalar* x = logits + (size_t)blockIdx.x * classes;
   const long long target = targets[blockIdx.x];
   const Softmax row = read_row(x, classes, shared, kept);
   if (!threadIdx.x) losses[blockIdx.x] = row_loss(row, x, target, ignore_index, classes, smoothing);
+  if (!wanted) return;
   __syncthreads();  // the target's logit has been read
   const int packs = (classes + PACK - 1) / PACK, rounds = (packs + blockDim.x - 1) / blockDim.x;
   for (int i = (rounds - 1) * blockDim.x + threadIdx.x; i >= 0; i -= blockDim.x) {

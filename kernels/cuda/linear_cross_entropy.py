@@ -24,6 +24,8 @@ def linear_cross_entropy_forward(
 ):
     if reduction == "none":
         raise Unsupported("a loss for each row")
+    if weight.dtype != h.dtype:
+        raise Unsupported(f"{h.dtype} with a weight of {weight.dtype}")
     cp, (h, weight) = cupy(), alike(h, weight)
     (targets,) = alike(targets.astype(np.int64, copy=False))
     losses = cp.zeros(len(h), np.float32)
@@ -33,7 +35,7 @@ def linear_cross_entropy_forward(
     logits = cp.empty((every[0].stop if every else 0, len(weight)), h.dtype)
     for rows in every:
         x = product(h[rows], weight.T, logits[: rows.stop - rows.start])
-        losses_in_place(x, targets[rows], ignore_index, label_smoothing, losses[rows])
+        losses_in_place(x, targets[rows], ignore_index, label_smoothing, losses[rows], any(needs[:2]))
         if needs[0]:
             product(x, weight, dh[rows])
         if needs[1]:

@@ -1,8 +1,7 @@
-"""Matrix products by cuBLAS, which sums in float32 whatever the operands' dtype is, and adds to what is there.
+"""Matrix products by cuBLAS, which sums in float32 whatever the operands' dtype is.
 
-How exactly it multiplies float32 is `precision`'s affair.
-
-CuPy's own `matmul` always makes a new result; `gemmEx`, which is under it, does not have to.
+CuPy's own `matmul` always makes a new result; `gemmEx`, which is under it, can also add to one. How exactly float32 is
+multiplied is said in `precision`.
 """
 
 import numpy as np

@@ -4,6 +4,8 @@
 // decoding, each number is made where it is used: from memory only the blocks are read. With many, as in a prompt, the
 // matrix is made once for cuBLAS.
 //
+// No type's blocks lie at multiples of 16 bytes, so each lane loads 2 bytes at a time, beside its neighbours'.
+//
 // Bytes: matvec, the blocks, x and the bias once and y written once, which is the least possible. dequantize, the blocks
 // once and the matrix written once: the least for it, but the product then reads the matrix, 2 to 7 times the blocks.
 #include "floats.cuh"

@@ -161,8 +161,9 @@ def test_the_gradient_over_the_logits_whatever_part_of_a_row_is_kept(dtype, kept
         exact, dx = exact_losses(logits, targets, np.ones(4), reduction="none", label_smoothing=smoothing)
         for unaligned in (False, True):
             x, found = on_device(logits, dtype, unaligned), cupy().empty(4, np.float32)
-            cross_entropy.losses_in_place(x, on_device(targets), -100, smoothing, found)
-            assert off(found, exact) <= LIMITS["float32"]
+            for gradient in (False, True):
+                cross_entropy.losses_in_place(x, on_device(targets), -100, smoothing, found, gradient)
+                assert off(found, exact) <= LIMITS["float32"]
             assert off(x, dx) <= LIMITS[dtype]
 
 
@@ -246,7 +247,7 @@ def in_place_error() -> float:
     logits, targets = numbers(3, 300), np.array([0, 50, 299])
     exact = exact_losses(logits, targets, np.ones(3), reduction="none", label_smoothing=0.1)
     x, found = on_device(logits), cupy().empty(3, np.float32)
-    cross_entropy.losses_in_place(x, on_device(targets), -100, 0.1, found)
+    cross_entropy.losses_in_place(x, on_device(targets), -100, 0.1, found, True)
     return max(map(off, (found, x), exact))
 
 

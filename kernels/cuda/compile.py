@@ -34,7 +34,6 @@ RESOURCES = re.compile(
 )
 CODE_OF_KERNEL = re.compile(r"^\.text\.(\w+):$(.*?)(?=^\.text\.|\Z)", re.MULTILINE | re.DOTALL)
 VECTOR_ACCESS = re.compile(r"\b(?:LDG|STG|LD|ST)\.E(?:\.\w+)*\.128\b")
-MISSING_INSTRUCTION = r"Unresolved extern function '\w*mma_16x8x16"  # mma.cuh defines it where there is one
 TENSOR_INSTRUCTION = re.compile(r"\b[A-Z]*MMA\.")
 
 # With what a file is compiled, if with anything: of what its wrapper asks for, the usual and the most demanding.
@@ -43,7 +42,7 @@ CONSTANTS = {"attention.cu": ATTENTION, "attention_mma.cu": ATTENTION}
 
 
 class Unsupported(UserError):
-    """The architecture has no tensor cores for the storage type of a kernel that needs them."""
+    """A kernel is not for this architecture or storage type, as its source says by a static_assert."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def files() -> list[Path]:
 def figures(file: Path, dtype: str, architecture: str, **constants: int) -> dict[str, Figures]:
     """The figures of a file's kernels, by their names.
 
-    Raises Unsupported where the architecture lacks what they need, UserError where the file does not compile.
+    Raises Unsupported where they are not for this dtype or architecture, UserError where they do not compile.
     """
     what = file.name, source(file), options(dtype, **constants), architecture
     found = _kept("figures", lambda: _figures(_compile(*what)[1]), what)
@@ -99,7 +98,7 @@ Compiled for these architectures by NVRTC {version} and executed on an emulator;
 `python -m tinygrad_llm.kernels.cuda.compile`; a test fails where a register is spilled or a stack is needed.
 
 Under an architecture stand the registers of a thread, stored as float32 / float16 / bfloat16 (one number where all are
-the same, – where the architecture lacks what the kernel needs). Shared memory is in bytes of a block, without what a
+the same, – where the kernel is not for them). Shared memory is in bytes of a block, without what a
 launch adds; stack and spills are in bytes of a thread. The last two columns count instructions in the machine code for
 sm_80: those that move 16 bytes from or to the GPU's memory, and those of tensor cores.
 
@@ -153,7 +152,7 @@ def _compile(name: str, text: str, options: tuple[str, ...], architecture: str) 
     log = _bytes(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).decode().strip("\0")
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         errors = [line for line in log.splitlines() if "error" in line or "fatal" in line]
-        error = Unsupported if re.search(MISSING_INSTRUCTION, log) else UserError
+        error = Unsupported if "static assertion failed" in log else UserError
         raise error(f"{name} does not compile for {architecture}, {options[1]}: {(errors or [log])[0]}")
     return _bytes(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program), log
 

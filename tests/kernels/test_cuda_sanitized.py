@@ -11,7 +11,7 @@ OPERATIONS = sorted(set(kernels.KernelSet("cuda").operations()) & set(operations
 
 def run_forward_and_backward(names: list[str]) -> None:
     """In a process of its own: the kernels of these operations on all their cases."""
-    with kernels.use("cuda"), place_for("cuda", "float32") as device:
+    with kernels.use("cuda"), place_for("cuda") as device:
         for name in names:
             for case in oracles()[name].cases:
                 inputs, options = case.make(0)

@@ -57,7 +57,7 @@ void load(unsigned* to, const void* row, Place place) {
   if (reinterpret_cast<uintptr_t>(row) % 16) fail("a matrix's row must start at a multiple of 16 bytes", place);
   Row mine{{}, to};
   for (int i = 0; i < 8; ++i) mine.element[i] = static_cast<const uint16_t*>(row)[i];  // by its own lane, to be checked
-  warp_barrier(~0u, place, &mine, load_all<transposed>);
+  warp_exchange(~0u, place, &mine, load_all<transposed>);
 }
 
 }  // namespace emulator
@@ -65,7 +65,7 @@ void load(unsigned* to, const void* row, Place place) {
 template <class T>
 EMULATOR_UNSEEN void mma_16x8x16(float* c, const unsigned* a, const unsigned* b, EMULATOR_HERE) {
   emulator::Fragments mine{c, a, b};
-  emulator::warp_barrier(~0u, place, &mine, emulator::mma_all<T>);
+  emulator::warp_exchange(~0u, place, &mine, emulator::mma_all<T>);
 }
 template <class T> void load_matrices(unsigned* to, const T* row, EMULATOR_HERE) {
   emulator::load<false>(to, row, place);

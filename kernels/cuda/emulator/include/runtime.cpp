@@ -70,12 +70,12 @@ struct Launch {  // library.py has its mirror
 
 // A group of lanes that gather at a warp's barrier; it is found by the lowest of them.
 struct Gathering {
-  unsigned mask, arrived;
+  unsigned mask, arrived, number;
   Place place;
 };
 
 static Launch* launch;
-static int n_threads, n_at_barrier;
+static int n_threads, n_at_barrier, n_barriers;
 static std::vector<Thread*> fibers;                 // all there are
 static Thread* of_block[MAX_THREADS];
 static std::vector<int> sequence;                   // the block's threads in the launch's order
@@ -87,10 +87,12 @@ static void* scheduler_sanitizer;
 static bool failed;
 static std::mt19937_64 generator;
 
-// What is before one of these points is in order with what is after it, for ThreadSanitizer. Barriers of two blocks
-// must not be one point.
-static char launch_begins, launch_ends, grid_fence, barriers[1 << 16];
-static char* barrier_point;
+// For ThreadSanitizer: what is before the release of a point is in order with what is after an acquire of it. Two blocks
+// have no barrier's point in common, nor have two barriers that follow each other: who has passed the second must not
+// be in order with those who still leave the first.
+constexpr int POINTS = 4096;  // of a block: 2 for all of its threads, 2 for every gathering
+static char launch_begins, launch_ends, fence, points[64 * POINTS];
+static char* of_this_block;
 
 static bool threads_checked() { return __tsan_create_fiber != nullptr; }
 static void acquire(void* point) { if (threads_checked()) __tsan_acquire(point); }
@@ -179,27 +181,29 @@ static void let_go(Thread* thread) {
 
 void block_barrier(Place place) {
   Thread* me = current;
-  release(barrier_point);
+  char* point = of_this_block + n_barriers % 2;
+  release(point);
   me->state = State::at_block_barrier;
   me->place = place;
   if (++n_at_barrier < n_threads) {
     run_another(&me->context);
   } else {
     n_at_barrier = 0;
+    ++n_barriers;
     for (int i : sequence)
       if (of_block[i]->place.line != place.line)
         fail("__syncthreads() in a branch that not all threads take: others wait at " + text(of_block[i]->place), place);
     for (int i : sequence) let_go(of_block[i]);
   }
-  acquire(barrier_point);
+  acquire(point);
 }
 
-void warp_barrier(unsigned mask, Place place, void* brought, void (*act)(void**, unsigned)) {
+void warp_exchange(unsigned mask, Place place, void* brought, void (*act)(void**, unsigned)) {
   Thread* me = current;
   const int lane = me->linear % WARP, first = me->linear - lane;
   if (!(mask >> lane & 1)) fail("the calling lane " + std::to_string(lane) + " is not in the mask", place);
   Gathering& gathering = gatherings[first + __builtin_ctz(mask)];
-  if (!gathering.arrived) gathering = {mask, 0, place};
+  if (!gathering.arrived) gathering = {mask, 0, gathering.number, place};
   if (gathering.mask != mask)
     fail("lanes of one warp meet with different masks, here and at " + text(gathering.place), place);
   if (gathering.place.line != place.line)
@@ -213,6 +217,7 @@ void warp_barrier(unsigned mask, Place place, void* brought, void (*act)(void**,
     return;
   }
   gathering.arrived = 0;
+  ++gathering.number;
   const bool backwards = launch->order == Order::reverse;
   void* of_lane[WARP] = {};
   for (unsigned left = mask; left; left &= left - 1) {
@@ -226,10 +231,17 @@ void warp_barrier(unsigned mask, Place place, void* brought, void (*act)(void**,
   }
 }
 
-void memory_fence(Scope scope) {
-  char* point = scope == Scope::grid ? &grid_fence : barrier_point + 1 + current->linear / WARP;
-  acquire(point);
+void warp_barrier(unsigned mask, Place place) {
+  const int group = current->linear / WARP * WARP + (mask ? __builtin_ctz(mask) : 0);
+  char* point = of_this_block + 2 + 2 * group + gatherings[group].number % 2;
   release(point);
+  warp_exchange(mask, place, nullptr, nullptr);
+  acquire(point);
+}
+
+void memory_fence() {
+  acquire(&fence);
+  release(&fence);
 }
 
 // New pages, so that ThreadSanitizer forgets who touched shared memory in the block before.
@@ -290,11 +302,11 @@ static void run_block(long number, long id) {
   block_index = {unsigned(id % grid.x), unsigned(id / grid.x % grid.y), unsigned(id / grid.x / grid.y)};
   prepare_shared_memory();
   release(&launch_begins);
-  barrier_point = barriers + number * 64 % sizeof barriers;
+  of_this_block = points + number * POINTS % sizeof points;
   const int set = threads_checked() ? number % FIBER_SETS * n_threads : 0;
   runnable.clear();
   released.clear();
-  next_runnable = n_at_barrier = 0;
+  next_runnable = n_at_barrier = n_barriers = 0;
   for (int i = 0; i < n_threads; ++i) {
     Thread* thread = of_block[i] = fibers[set + i];
     thread->linear = i;

@@ -46,13 +46,16 @@ void fail(const std::string& message, Place place, void* instruction = nullptr);
 // Waits until every thread of the block is there.
 void block_barrier(Place place);
 
-// Waits until every lane in `mask` is there; the last to come calls `act(brought, mask)`, where brought[lane] is what
-// that lane brought. So lanes exchange values without a second barrier.
-void warp_barrier(unsigned mask, Place place, void* brought = nullptr, void (*act)(void** brought, unsigned mask) = nullptr);
+// Waits until every lane in `mask` is there; then what each wrote before is there for the others.
+void warp_barrier(unsigned mask, Place place);
 
-// Order between threads as ThreadSanitizer must see it: what was written before a release is there after an acquire.
-enum class Scope { warp, grid };
-void memory_fence(Scope scope);
+// The same without order of memory, but the last to come calls `act(brought, mask)`, where brought[lane] is what that
+// lane brought: so lanes exchange values.
+void warp_exchange(unsigned mask, Place place, void* brought, void (*act)(void** brought, unsigned mask));
+
+// Orders memory, as ThreadSanitizer must see it: what a thread wrote before its fence is there for those whose fence
+// comes later.
+void memory_fence();
 
 // In memory.cpp, where it is linked: nothing in these many bytes of shared memory has been written yet.
 __attribute__((weak)) void forget_writes(size_t n_dynamic, size_t n_static);

@@ -6,14 +6,10 @@
 
 inline void __syncthreads(EMULATOR_HERE) { emulator::block_barrier(place); }
 
-inline void __syncwarp(unsigned mask = ~0u, EMULATOR_HERE) {
-  emulator::memory_fence(emulator::Scope::warp);
-  emulator::warp_barrier(mask, place);
-  emulator::memory_fence(emulator::Scope::warp);
-}
+inline void __syncwarp(unsigned mask = ~0u, EMULATOR_HERE) { emulator::warp_barrier(mask, place); }
 
-inline void __threadfence() { emulator::memory_fence(emulator::Scope::grid); }
-inline void __threadfence_block() { emulator::memory_fence(emulator::Scope::grid); }
+inline void __threadfence() { emulator::memory_fence(); }
+inline void __threadfence_block() { emulator::memory_fence(); }
 
 namespace emulator {
 
@@ -39,7 +35,7 @@ template <class T>
 EMULATOR_UNSEEN T exchange(unsigned mask, T value, int source, Place place) {
   static_assert(sizeof(T) <= 8, "a shuffle moves 4 or 8 bytes");
   Exchange<T> mine{value, source, place, value};
-  warp_barrier(mask, place, &mine, exchange_all<T>);
+  warp_exchange(mask, place, &mine, exchange_all<T>);
   return mine.result;
 }
 
@@ -78,7 +74,7 @@ template <class T> T __shfl_up_sync(unsigned mask, T value, unsigned by, int wid
 
 EMULATOR_UNSEEN inline unsigned __ballot_sync(unsigned mask, int predicate, EMULATOR_HERE) {
   unsigned vote = predicate != 0;
-  emulator::warp_barrier(mask, place, &vote, emulator::ballot_all);
+  emulator::warp_exchange(mask, place, &vote, emulator::ballot_all);
   return vote;
 }
 inline int __any_sync(unsigned mask, int predicate, EMULATOR_HERE) {

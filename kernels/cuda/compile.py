@@ -98,8 +98,8 @@ Compiled for these architectures by NVRTC {version} and executed on an emulator;
 `python -m tinygrad_llm.kernels.cuda.compile`; a test fails where a register is spilled or a stack is needed.
 
 Under an architecture stand the registers of a thread, stored as float32 / float16 / bfloat16 (one number where all are
-the same, – where the kernel is not for them). Shared memory is in bytes of a block, without what a
-launch adds; stack and spills are in bytes of a thread. The last two columns count instructions in the machine code for
+the same, – where the kernel is not for them). Shared memory is in bytes of a block, without what a launch adds; stack and
+spills are in bytes of a thread, the largest there are. The last two columns count instructions in the machine code for
 sm_80: those that move 16 bytes from or to the GPU's memory, and those of tensor cores.
 
 """
@@ -121,7 +121,7 @@ def _rows(file: Path, constants: dict[str, int]) -> list[list[str]]:
             row.append(_cell(found))
         shared = [max(found[kernel].shared for found in of.values()) if of else None for of in compiled.values()]
         row.append(_cell(shared))
-        row.append(_cell([max(getattr(found[kernel], what) for found in all_of_them) for what in ("stack", "spills")]))
+        row.append(", ".join(str(max(getattr(of[kernel], what) for of in all_of_them)) for what in ("stack", "spills")))
         for kind in ("vector", "tensor"):
             row.append(_cell([code[dtype][kernel][kind] if dtype in code else None for dtype in DTYPES]))
         rows.append(row)

@@ -1,5 +1,6 @@
 """From CUDA source to a library for the CPU: made by g++, kept in the user's cache under a hash of its ingredients."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -124,8 +125,8 @@ def _toolchain(sanitizer: str | None) -> Path:
             include = [f"-I{made}", f"-I{cuda_headers()}"]
             _compile([*SANITIZERS[sanitizer], *include, "-x", "c++-header", str(header)], header.with_suffix(".h.gch"))
             parts = ["runtime.cpp", "memory.cpp"] if sanitizer == "memory" else ["runtime.cpp"]
-            _compile([*include, "-shared", *(str(made / part) for part in parts)], library)
-            if not folder.exists():  # made by another process meanwhile
+            _compile([*include, "-O2", "-shared", *(str(made / part) for part in parts)], library)
+            with contextlib.suppress(OSError):  # another process has made it meanwhile
                 made.rename(folder)
     return folder
 

@@ -110,8 +110,8 @@ class Function:
         self.check_shape(grid, block, shared_mem)
         pointers = self.check_arguments(args)
         arguments = ctypes.cast(pointers, ctypes.c_void_p)
-        order = ORDERS.index(_order)
-        launch = _Launch(grid, block, shared_mem, _seed, order, self.address, arguments, *self.library.shared)
+        order, shared = ORDERS.index(_order), self.library.shared
+        launch = _Launch(grid, block, shared_mem, _seed, order, self.address, arguments, *shared)
         self.library.launch(ctypes.byref(launch))
         if launch.error:
             place = self.library.place(launch.instruction) if launch.instruction else ""
@@ -124,9 +124,9 @@ class Function:
             raise KernelError(f"{self.name}: a block of {block} threads: there must be 1 to {MOST_THREADS}")
         if np.prod(block) > self.most_threads:
             raise KernelError(f"{self.name}: a block of {np.prod(block)} threads; it is made for {self.most_threads}")
-        begin, end = (address or 0 for address in self.library.shared)
-        if shared_mem > self.max_dynamic_shared_size_bytes or shared_mem + end - begin > MOST_SHARED:
-            raise KernelError(f"{self.name}: {shared_mem} bytes of dynamic shared memory are more than was asked for")
+        most = min(self.max_dynamic_shared_size_bytes, MOST_SHARED)
+        if shared_mem > most:
+            raise KernelError(f"{self.name}: {shared_mem} bytes of dynamic shared memory; it may have {most}")
 
     def check_arguments(self, args: tuple) -> ctypes.Array:
         """The addresses of the arguments' values, as cuLaunchKernel takes them."""

@@ -4,21 +4,23 @@
 // here, not in its library.
 #include "runtime.h"
 
+#include <algorithm>
 #include <cstring>
+#include <vector>
 
 namespace emulator {
 
-static unsigned char written[2 * MAX_SHARED];  // first of the dynamic shared memory, then of the static
+static std::vector<unsigned char> written_dynamic(MAX_SHARED), written_static;
 
 void forget_writes(size_t n_dynamic, size_t n_static) {
-  memset(written, 0, n_dynamic);
-  memset(written + MAX_SHARED, 0, n_static);
+  std::fill_n(written_dynamic.begin(), n_dynamic, 0);
+  written_static.assign(n_static, 0);
 }
 
 static unsigned char* marks(const void* address) {
   const auto* byte = static_cast<const unsigned char*>(address);
-  if (byte >= dynamic_shared && byte < dynamic_shared + MAX_SHARED) return written + (byte - dynamic_shared);
-  if (byte >= static_shared && byte < static_shared_end) return written + MAX_SHARED + (byte - static_shared);
+  if (byte >= dynamic_shared && byte < dynamic_shared + MAX_SHARED) return &written_dynamic[byte - dynamic_shared];
+  if (byte >= static_shared && byte < static_shared_end) return &written_static[byte - static_shared];
   return nullptr;
 }
 

@@ -45,7 +45,7 @@ namespace emulator {
 constexpr int MAX_THREADS = 1024, WARP = 32;
 constexpr size_t STACK = 256 * 1024, PAGE = 4096;
 
-// Under ThreadSanitizer neighbouring blocks use different fibers: one fiber's accesses are in order, those of two
+// Under ThreadSanitizer neighboring blocks use different fibers: one fiber's accesses are in order, those of two
 // blocks are not.
 constexpr int FIBER_SETS = 4;
 
@@ -330,7 +330,11 @@ extern "C" void emulator_launch(Launch* of) {
   generator.seed(of->seed);
   if (threads_checked()) scheduler_sanitizer = __tsan_get_current_fiber();
   const size_t needed = n_threads * (threads_checked() ? FIBER_SETS : 1);
-  while (fibers.size() < needed) fibers.push_back(new_fiber(fibers.size()));
+  while (fibers.size() < needed) {
+    Thread* thread = new_fiber(fibers.size());
+    if (!thread) return note("there is no memory for the stacks of " + std::to_string(needed) + " threads");
+    fibers.push_back(thread);
+  }
   sequence.resize(n_threads);
   for (int i = 0; i < n_threads; ++i) sequence[i] = of->order == Order::reverse ? n_threads - 1 - i : i;
   const long n_blocks = long(grid.x) * grid.y * grid.z;

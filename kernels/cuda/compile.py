@@ -98,9 +98,9 @@ Compiled for these architectures by NVRTC {version} and executed on an emulator;
 `python -m tinygrad_llm.kernels.cuda.compile`; a test fails where a register is spilled or a stack is needed.
 
 Under an architecture stand the registers of a thread, stored as float32 / float16 / bfloat16 (one number where all are
-the same, – where the kernel is not for them). Shared memory is in bytes of a block, without what a launch adds; stack and
-spills are in bytes of a thread, the largest there are. The last two columns count instructions in the machine code for
-sm_80: those that move 16 bytes from or to the GPU's memory, and those of tensor cores.
+the same, – where the kernel is not for them). Shared memory is in bytes of a block, without what a launch adds; stack
+and spills are in bytes of a thread, the largest there are. The last two columns count instructions in the machine code
+for sm_80: those that move 16 bytes from or to the GPU's memory, and those of tensor cores.
 
 """
 

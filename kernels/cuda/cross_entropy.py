@@ -7,8 +7,8 @@ import numpy as np
 
 from tinygrad_llm.devices import cupy
 from tinygrad_llm.kernels import Unsupported
+from tinygrad_llm.kernels.cuda.elements import alike
 from tinygrad_llm.kernels.cuda.launch import NULL, kernel
-from tinygrad_llm.kernels.cuda.layernorm import alike
 from tinygrad_llm.tensor import floating
 
 SOURCE = "cross_entropy.cu"

@@ -6,8 +6,8 @@ Nothing waits for the device, so an id that no row has is not an error here: it 
 import numpy as np
 
 from tinygrad_llm.devices import cupy
+from tinygrad_llm.kernels.cuda.elements import alike
 from tinygrad_llm.kernels.cuda.launch import kernel
-from tinygrad_llm.kernels.cuda.layernorm import alike
 
 SOURCE = "embedding.cu"
 LANES, WARPS = 32, 8  # of a block

@@ -7,8 +7,7 @@ decoding, y is `matvec`'s.
 from tinygrad_llm.devices import cupy
 from tinygrad_llm.kernels import Unsupported
 from tinygrad_llm.kernels.cuda.column_sums import add_parts
-from tinygrad_llm.kernels.cuda.elements import launch_tiles
-from tinygrad_llm.kernels.cuda.layernorm import alike
+from tinygrad_llm.kernels.cuda.elements import alike, launch_tiles
 from tinygrad_llm.kernels.cuda.matvec import FEW, matvec
 from tinygrad_llm.kernels.cuda.product import product
 

@@ -10,9 +10,8 @@ import numpy as np
 from tinygrad_llm.devices import cupy
 from tinygrad_llm.kernels import Unsupported
 from tinygrad_llm.kernels.cuda.cross_entropy import losses_in_place, reduced
-from tinygrad_llm.kernels.cuda.elements import launch_elements
+from tinygrad_llm.kernels.cuda.elements import alike, launch_elements
 from tinygrad_llm.kernels.cuda.launch import NULL
-from tinygrad_llm.kernels.cuda.layernorm import alike
 from tinygrad_llm.kernels.cuda.product import product
 from tinygrad_llm.ops.linear_cross_entropy import chunks
 

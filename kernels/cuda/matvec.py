@@ -3,8 +3,8 @@
 import numpy as np
 
 from tinygrad_llm.devices import cupy
+from tinygrad_llm.kernels.cuda.elements import alike
 from tinygrad_llm.kernels.cuda.launch import NULL, kernel
-from tinygrad_llm.kernels.cuda.layernorm import alike
 
 FEW = 8  # rows
 LANES, WARPS = 32, 8  # of a block

@@ -3,8 +3,8 @@
 import numpy as np
 
 from tinygrad_llm.devices import cupy
+from tinygrad_llm.kernels.cuda.elements import alike
 from tinygrad_llm.kernels.cuda.launch import NULL, kernel
-from tinygrad_llm.kernels.cuda.layernorm import alike
 from tinygrad_llm.kernels.cuda.linear import affine, column_sums, rows_of
 from tinygrad_llm.kernels.cuda.matvec import FEW, LANES, WARPS
 from tinygrad_llm.kernels.cuda.product import product

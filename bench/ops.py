@@ -275,13 +275,14 @@ def cuda(name: str, inputs: list, needs: list[bool]) -> Callable[[], dict]:
     return call
 
 
-def eager(name: str, inputs: list, needs: list[bool]) -> Callable[[], dict]:
+def eager(name: str, inputs: list, needs: list[bool], device: str = "cpu") -> Callable[[], dict]:
     import torch
 
     from tinygrad_llm import reference
     from tinygrad_llm.reference import gpt
 
-    tensors = [torch.tensor(x) if isinstance(x, np.ndarray) else x for x in inputs]
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    tensors = [torch.tensor(x, device=device) if isinstance(x, np.ndarray) else x for x in inputs]
     wanted = [x.requires_grad_() for x, need in zip(tensors, needs, strict=True) if need]
     if name == UPDATE:
         parameters = torch.nn.ParameterList(wanted)
@@ -290,26 +291,33 @@ def eager(name: str, inputs: list, needs: list[bool]) -> Callable[[], dict]:
             x.grad = x.detach().clone()
 
     def update() -> dict:
+        wait()
         start = time.perf_counter()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
+        wait()
         return {"update": (time.perf_counter() - start, ())}
 
     def call() -> dict:
+        wait()
         start = time.perf_counter()
         y = reference.ORACLES[name].function(*tensors)
+        wait()
         middle = time.perf_counter()
         if not wanted:
             return {"forward": (middle - start, ())}
         dy = torch.ones_like(y)
+        wait()
         begin = time.perf_counter()
         torch.autograd.grad(y, wanted, dy)
+        wait()
         return {"forward": (middle - start, ()), "backward": (time.perf_counter() - begin, ())}
 
     return update if name == UPDATE else call
 
 
-SIDES = {"ours": ours, "numpy": partial(ours, kernel_set="numpy"), "cuda": cuda, "eager": eager}
+SIDES = {"ours": ours, "numpy": partial(ours, kernel_set="numpy"), "eager": eager}
+SIDES |= {"cuda": cuda, "eager-cuda": partial(eager, device="cuda")}  # on a GPU
 
 
 def serve(side: str, folder: Path) -> None:

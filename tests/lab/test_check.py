@@ -41,7 +41,8 @@ def run(name, *arrays):
     arrays = [cupy().ascontiguousarray(x) for x in arrays]
     y = cupy().empty_like(arrays[0])
     launch = kernel(Path(__file__).with_suffix(".cu"), name, y.dtype)
-    launch((-(-y.size // 64),), (64,), (*arrays, y, np.int32(y.size)))
+    if y.size:
+        launch((-(-y.size // 64),), (64,), (*arrays, y, np.int32(y.size)))
     return y
 
 

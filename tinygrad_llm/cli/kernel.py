@@ -1,7 +1,9 @@
 """`tinygrad-llm kernel`"""
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from inspect import cleandoc
 from itertools import groupby
 from typing import Literal
 
@@ -94,7 +96,7 @@ def new(argv: list[str]) -> int:
 def check(argv: list[str]) -> int:
     file, settings, as_json = _parse("check", lab.check.__doc__, Check, "FILE", argv)
     console = Console(stderr=True)
-    with console.status("checking") if console.is_terminal else console:
+    with console.status("checking") if console.is_terminal else nullcontext():
         found = lab.check(file, **settings)
     if as_json:
         print(json.dumps(found.to_dict()))
@@ -123,7 +125,7 @@ def roofline(argv: list[str]) -> int:
 
 
 def _parse(action: str, description: str, settings: type, what: str, argv: list[str], as_json: bool = True):
-    parser = Parser(f"kernel {action}", description, settings, positional=what)
+    parser = Parser(f"kernel {action}", cleandoc(description), settings, positional=what)
     parser.add_argument("what", metavar=what)
     if as_json:
         parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")

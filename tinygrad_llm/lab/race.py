@@ -54,7 +54,12 @@ def sides(operation: str) -> tuple[str, ...]:
         raise UserError(f"no operation is called {operation}; there are {', '.join([*operations(), ops.UPDATE])}")
     sets = [name for name in kernels.builtin_sets() if operation in kernels.KernelSet(name).operations()]
     having = [name for name in sets if name != "cuda" or has_card()] or ["ours"]
-    return (*having, "numpy", *(["eager"] if util.find_spec("torch") else []))
+    pytorch = ["eager"] if util.find_spec("torch") else []
+    if pytorch and "cuda" in having:
+        import torch
+
+        pytorch += ["eager-cuda"] if torch.cuda.is_available() else []
+    return (*having, "numpy", *pytorch)
 
 
 def has_card() -> bool:

@@ -18,6 +18,7 @@ ADVICE = {
     "compile": "kernels are CUDA C++17 as NVRTC takes it, which CuPy calls: no headers of the host",
     "crash": "an access far beyond an array most likely: see what the address sanitizer says",
     "divergence": "every thread of a block must reach the same barrier: move it out of the branch or the loop",
+    "launch": "see what the wrapper passes: grid, block, arguments of the kernel's types; nothing to do, no launch",
     "mask": "name in the mask exactly the lanes that reach the shuffle, and let every one of them reach it",
     "overrun": "compare the index with the size before the access: the last block and the last pack are seldom full",
     "race": "put a __syncthreads() (a __syncwarp() within a warp) between the write and the other access",
@@ -50,7 +51,11 @@ KINDS = {  # words in what emulator and sanitizers say; the first that is found 
     "lanes of one warp": "mask",
     "overflow": "overrun",
     "race": "race",
+    "bytes of dynamic shared memory": "launch",
     "shared memory": "uninitialised",
+    "a grid of": "launch",
+    "a block of": "launch",
+    "argument": "launch",
 }
 PLACE = r"[\w.-]+:\d+"
 SAID = re.compile(
@@ -202,10 +207,11 @@ def _values(rows: list[Values]) -> Table | None:
 def _compiled(rows: list[Compiled], instructions: dict[str, dict[str, int]]) -> Table | None:
     if not rows:
         return None
-    table = Table(title="compiled by NVRTC: registers of a thread, bytes, instructions for sm_80", title_justify="left")
+    title = "made by NVRTC: registers of a thread, bytes of memory, 16-byte and tensor-core instructions for sm_80"
+    table = Table(title=title, title_justify="left")
     architectures = list(dict.fromkeys(row.architecture for row in rows))
-    for heading in ("kernel", "dtype", *architectures, "shared", "stack", "spills", "16 bytes at once", "tensor cores"):
-        table.add_column(heading)
+    for heading in ("kernel", "dtype", *architectures, "shared", "stack", "spills", "16-byte", "tensor"):
+        table.add_column(heading, no_wrap=heading == "kernel", overflow="fold")
     for kernel, dtype in dict.fromkeys((row.kernel, row.dtype) for row in rows):
         group = [row for row in rows if (row.kernel, row.dtype) == (kernel, dtype)]
         registers = {row.architecture: str(row.registers) for row in group}

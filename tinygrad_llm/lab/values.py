@@ -36,7 +36,7 @@ def in_use(found: Source) -> Iterator[set[tuple[str, str]]]:
         if found.is_cuda:
             kernel_set.takes = cuda.takes
             stack.enter_context(devices.emulated())
-            asked = stack.enter_context(launch.instead(found.replaced, found.path))
+            asked = stack.enter_context(launch.instead(found.replaced.resolve(), found.path))
         stack.enter_context(kernels.use(kernel_set))
         yield asked
 

@@ -12,6 +12,8 @@ THREADS = 256
 
 def adamw_step(param, grad, m, v, lr, beta1, beta2, eps, weight_decay, step, scale) -> None:
     """As the page; `scale` may be a number in the device's memory, float32."""
+    if not param.size:  # a group without parameters, and a grid without blocks
+        return
     if not on_device(scale):
         scale = NULL if scale == 1 else cupy().asarray(np.float32(scale))
     constants = (

@@ -1,4 +1,4 @@
-"""Training on device="cuda", on the stand-in for CuPy and the emulator: the CPU's losses, nobody waits, the same bits."""
+"""Training on device="cuda", on the stand-in for CuPy: the CPU's losses, nobody waits, the same bits when resumed."""
 
 import numpy as np
 import pytest
@@ -131,8 +131,26 @@ def test_settings_that_do_not_work_are_one_line_and_leave_nothing(tmp_path, conf
     assert not (tmp_path / "run").exists()
 
 
+def test_a_profile_of_a_gpu_is_refused(tmp_path, config):
+    with pytest.raises(UserError, match="the profile is of the CPU"):
+        Trainer(config(device="cuda"), tmp_path / "run").train(profiled_steps=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_products_are_as_precise_as_is_asked(tmp_path, config, monkeypatch):
+    used = []
+    gemm = standin.cuda.cublas.gemmEx
+    monkeypatch.setattr(standin.cuda.cublas, "gemmEx", lambda *inputs: (used.append(inputs[-2]), gemm(*inputs)))
+    for name, number in precision.COMPUTE_TYPES.items():
+        used.clear()
+        trainer = Trainer(config(device="cuda", precision=name), tmp_path)
+        trainer.optimize([next(trainer.batches)])
+        assert set(used) == {number}
+    precision.use("float32")
+
+
 def test_an_older_gpu_has_no_tensor_cores_for_tf32(monkeypatch):
     monkeypatch.setattr(standin.cuda.Device, "compute_capability", "75")
-    with pytest.raises(UserError, match="compute capability 7.5 and no tensor cores for tf32: use the precision float16"):
+    with pytest.raises(UserError, match=r"compute capability 7\.5 and no tensor cores for tf32: use .* float16"):
         precision.use("tf32")
     precision.use("float32")

@@ -109,9 +109,11 @@ class Loop:
 
         So many steps, after some to warm up, are profiled: profile.txt and profile.json say where their time went.
         Raises KeyboardInterrupt after Ctrl-C, when the step is finished and saved, FloatingPointError where the
-        loss or the gradient is no longer finite, and UserError for more steps to profile than there are.
+        loss or the gradient is no longer finite, and UserError for steps to profile on a GPU, or more than there are.
         """
         c, times = self.config, profile()
+        if profiled_steps and c.device != "cpu":
+            raise UserError("the profile is of the CPU, which hands work to a GPU and does not wait: leave it out")
         first = self.step + WARM_UP
         if profiled_steps and first + profiled_steps > c.max_iters:
             raise UserError(

@@ -63,7 +63,7 @@ def test_a_backward_needs_a_gradient_on_the_same_device():
         x.to("cuda").backward(np.ones(2))
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "float33", "cpu:1"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "float33", "cpu:1", ""])
 def test_what_is_neither_a_device_nor_a_dtype_is_said(name):
     with pytest.raises(UserError, match=f"'{name}' is neither a dtype nor a device"):
         Tensor(np.ones(2)).to(name)

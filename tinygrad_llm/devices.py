@@ -132,6 +132,8 @@ def device_or_dtype(target) -> tuple[str | None, np.dtype | None]:
     try:
         if target == "bfloat16":
             import ml_dtypes  # noqa: F401, which tells NumPy of it
+        if target is None:  # which NumPy takes for float64
+            raise TypeError
         return None, np.dtype(target)
     except ModuleNotFoundError as error:
         raise UserError("bfloat16 needs ml_dtypes: pip install 'tinygrad-llm[cuda]'") from error
@@ -150,6 +152,8 @@ def to_device(x: np.ndarray, device: str) -> np.ndarray:
     if device == "cpu":
         return x.get() if on_device(x) else x
     cp, number = cupy(), int(found[1] or 0)
+    if on_device(x) and x.device.id == number:
+        return x
     if number >= cp.cuda.runtime.getDeviceCount():
         raise UserError(f"no device {device!r}: there are {cp.cuda.runtime.getDeviceCount()} GPUs, from cuda:0 on")
     cp.cuda.Device(number).use()

@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tinygrad_llm import kernels, ops
-from tinygrad_llm.devices import device_or_dtype, gpu_or_emulator, to_device
+from tinygrad_llm.devices import device_or_dtype, emulating, gpu_or_emulator, to_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.tensor import Tensor
 
 FLOAT64_LIMIT = 1e-10
 FLOORS = {"float32": 4 * 2**-23, "float16": 2**-10, "bfloat16": 2**-7}  # units in the last place: four, one, one
-DTYPES = {"cuda": tuple(FLOORS)}  # of the others: float64 and float32
 
 
 @dataclass
@@ -33,6 +32,7 @@ class Comparison:
     cases: int = 0
     errors: dict[str, float] = field(default_factory=dict)  # "y", "dx", "dweight", … -> largest relative error
     failures: list[str] = field(default_factory=list)
+    emulated: bool = False  # on the emulator, for want of a GPU
 
     @property
     def passed(self) -> bool:
@@ -65,8 +65,12 @@ def pairs(names=(), kernel_sets=()) -> list[tuple[str, str, str]]:
 
 
 def dtypes(kernel_set: str) -> tuple[str, ...]:
-    """Those in which a kernel set is compared."""
-    return DTYPES.get(kernel_set, ("float64", "float32"))
+    """Those in which a kernel set is compared: three for one that only takes a device's arrays."""
+    return ("float64", "float32") if takes_host(kernel_set) else tuple(FLOORS)
+
+
+def takes_host(kernel_set: str) -> bool:
+    return kernel_set == "numpy" or kernels.KernelSet(kernel_set).takes(kernels.HOST)
 
 
 def compare(name: str, kernel_set: str, dtype: str, seeds=(0,)) -> Comparison:
@@ -76,7 +80,8 @@ def compare(name: str, kernel_set: str, dtype: str, seeds=(0,)) -> Comparison:
     """
     oracle = oracles()[name]
     comparison = Comparison(name, kernel_set, dtype)
-    with kernels.use(kernel_set), place_for(kernel_set, dtype) as device:
+    with kernels.use(kernel_set), place_for(kernel_set) as device:
+        comparison.emulated = emulating() and device == "cuda"
         for index, case in enumerate(oracle.cases):
             for seed in seeds:
                 inputs, options = rounded(*case.make(seed), dtype)
@@ -95,10 +100,9 @@ def compare(name: str, kernel_set: str, dtype: str, seeds=(0,)) -> Comparison:
 
 
 @contextlib.contextmanager
-def place_for(kernel_set: str, dtype: str) -> Iterator[str]:
-    """The device on whose arrays of this dtype a kernel set computes: the host, unless it only takes others."""
-    array = np.empty(0, device_or_dtype(dtype)[1])
-    if kernel_set == "numpy" or kernels.KernelSet(kernel_set).takes(array):
+def place_for(kernel_set: str) -> Iterator[str]:
+    """The device on whose arrays a kernel set computes: the host, unless it only takes others."""
+    if takes_host(kernel_set):
         yield "cpu"
     else:
         with gpu_or_emulator():
@@ -141,7 +145,7 @@ def rounded(inputs: list, options: dict, dtype: str) -> tuple[list, dict]:
 
 
 def _rounded(x, dtype: str):
-    return x.astype(dtype).astype(np.float64) if _differentiable(x) else x
+    return x.astype(device_or_dtype(dtype)[1]).astype(np.float64) if _differentiable(x) else x
 
 
 def output_gradient(shape: tuple[int, ...]) -> np.ndarray:

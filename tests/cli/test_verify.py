@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tinygrad_llm import UserError, devices
 from tinygrad_llm.cli import main
 from tinygrad_llm.reference import ORACLES
 
@@ -15,12 +16,20 @@ def exp_backward(dy, y):
 '''
 
 
+def emulator_is_needed() -> bool:
+    try:
+        return not devices.cupy()
+    except UserError:
+        return True
+
+
 def test_the_table_has_a_row_for_every_pair(capsys):
     assert main(["verify", "gelu", "exp"]) == 0
     out = capsys.readouterr().out
-    assert out.count(" ok ") == 6  # gelu by numpy and numba, exp by numpy, each in two dtypes
-    cases = 4 * len(ORACLES["gelu"].cases) + 2 * len(ORACLES["exp"].cases)
-    assert f"6 pairs compared on {cases} cases: none failed" in out
+    assert out.count(" ok ") == 11  # gelu by numpy, numba and torch, exp by numpy, in two dtypes; gelu by cuda in three
+    cases = 9 * len(ORACLES["gelu"].cases) + 2 * len(ORACLES["exp"].cases)
+    assert f"11 pairs compared on {cases} cases: none failed" in out
+    assert ("cuda, emulated" in out) == emulator_is_needed()
 
 
 def test_json_says_the_same(capsys):

@@ -13,7 +13,8 @@ from tinygrad_llm.verification import Comparison, compare, pairs
 DESCRIPTION = """Compare operations, forward and backward, with PyTorch (pip install 'tinygrad-llm[torch]').
 
 Each operation is computed by each kernel set that has it, in float64 and float32, on cases of odd sizes. In float64
-the error may be 1e-10 of the largest number; in float32 twice PyTorch's own. Exit status 1 if any fails.
+the error may be 1e-10 of the largest number; in float32 twice PyTorch's own. CUDA kernels are computed in float32,
+float16 and bfloat16, on a GPU, or where there is none on the emulator. Exit status 1 if any fails.
 
 examples:
   tinygrad-llm verify                                        every operation, every kernel
@@ -27,7 +28,8 @@ class Verification:
     """What to compare.
 
     Args:
-        kernels: kernel sets, with commas between them: numpy, numba, or a file or folder of one's own; all unless given
+        kernels: kernel sets, with commas between them: numpy, numba, cuda, torch, or a file or folder of one's own; all
+            unless given
         seeds: how many sets of random inputs to compare on
         json: print one JSON object a line instead of a table
     """
@@ -71,5 +73,6 @@ def table(rows: list[Comparison]) -> Table:
         forward = f"{errors.pop('y'):.1e}" if "y" in errors else "–"
         gradients = "  ".join(f"{name}\N{NO-BREAK SPACE}{error:.1e}" for name, error in errors.items())
         verdict = "[green]ok[/]" if row.passed else "[red]FAILED[/]"
-        result.add_row(row.operation, row.kernels, row.dtype, str(row.cases), forward, gradients, verdict)
+        kernels = f"{row.kernels}, emulated" if row.emulated else row.kernels
+        result.add_row(row.operation, kernels, row.dtype, str(row.cases), forward, gradients, verdict)
     return result

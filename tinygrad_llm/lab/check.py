@@ -15,7 +15,7 @@ from tinygrad_llm.kernels.cuda import compile, launch
 from tinygrad_llm.kernels.cuda.emulator import sanitize as sanitizers
 from tinygrad_llm.kernels.cuda.emulator.build import build
 from tinygrad_llm.kernels.cuda.emulator.build import check as check_compiler
-from tinygrad_llm.lab.report import Compiled, Finding, Report, Values, finding_of, shown
+from tinygrad_llm.lab.report import ADVICE, Compiled, Finding, Report, Values, finding_of, shown
 from tinygrad_llm.lab.source import CUDA, Source, check_signatures, place, source
 from tinygrad_llm.lab.values import launch_all
 from tinygrad_llm.verification import oracles
@@ -46,6 +46,7 @@ def check(file: str | Path, operation: str | None = None, sanitize: bool = True)
         _compare(found, report)
         if found.is_cuda and sanitize:
             _sanitize(found, report)
+    report.findings.sort(key=lambda finding: list(ADVICE).index(finding.kind))
     report.seconds = time.perf_counter() - start
     return report
 
@@ -111,7 +112,13 @@ def _look_for_idle(report: Report, launched: set[str]) -> None:
 
 def _sanitize(found: Source, report: Report) -> None:
     for sanitizer in sanitizers.LIBRARIES:
-        said = sanitizers.call(sanitizer, launch_all, str(found.path.resolve()), found.operation)
+        try:
+            said = sanitizers.call(sanitizer, launch_all, str(found.path.resolve()), found.operation)
+        except UserError as error:
+            if "under the" not in str(error):  # the sanitizer is missing
+                raise
+            report.findings.append(Finding("crash", str(error)))
+            continue
         places = {}
         for finding in (_located(finding_of(line, f"the {sanitizer} sanitizer says so"), found) for line in said):
             places.setdefault((finding.kind, finding.where), []).append(finding)

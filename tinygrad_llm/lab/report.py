@@ -1,6 +1,7 @@
 """What a check has found, for people and for programs."""
 
 import io
+import math
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -14,18 +15,19 @@ from rich.text import Text
 
 SCOPE = "compiled for sm_75 to sm_100 and executed on an emulator; not yet timed on a GPU"
 
-ADVICE = {
+ADVICE = {  # what to do about each kind, causes before what comes of them
     "compile": "kernels are CUDA C++17 as NVRTC takes it, which CuPy calls: no headers of the host",
+    "launch": "see what the wrapper passes: grid, block, arguments of the kernel's types; nothing to do, no launch",
+    "unused": "let the wrapper launch it, or rename it to what the project's wrapper launches",
     "crash": "an access far beyond an array most likely: see what the address sanitizer says",
     "divergence": "every thread of a block must reach the same barrier: move it out of the branch or the loop",
-    "launch": "see what the wrapper passes: grid, block, arguments of the kernel's types; nothing to do, no launch",
     "mask": "name in the mask exactly the lanes that reach the shuffle, and let every one of them reach it",
     "overrun": "compare the index with the size before the access: the last block and the last pack are seldom full",
     "race": "put a __syncthreads() (a __syncwarp() within a warp) between the write and the other access",
-    "spill": "let fewer values live at once, and unroll loops over arrays that shall stay in registers",
-    "unused": "let the wrapper launch it, or rename it to what the project's wrapper launches",
-    "uninitialised": "write every element of shared memory before any thread reads it, also in the last, short tile",
+    "uninitialized": "write every element of shared memory before any thread reads it, also in the last, short tile",
+    "error": "",
     "value": "compare the derivation on the operation's page with the line that computes it",
+    "spill": "let fewer values live at once, and unroll loops over arrays that shall stay in registers",
 }
 
 WARNINGS = ("spill",)  # slow, and not wrong
@@ -42,7 +44,7 @@ class Finding:
 
     @property
     def advice(self) -> str:
-        return ADVICE.get(self.kind, "")
+        return ADVICE[self.kind]
 
 
 KINDS = {  # words in what emulator and sanitizers say; the first that is found counts
@@ -52,7 +54,7 @@ KINDS = {  # words in what emulator and sanitizers say; the first that is found 
     "overflow": "overrun",
     "race": "race",
     "bytes of dynamic shared memory": "launch",
-    "shared memory": "uninitialised",
+    "shared memory": "uninitialized",
     "a grid of": "launch",
     "a block of": "launch",
     "argument": "launch",
@@ -138,8 +140,11 @@ class Report:
 
     def to_dict(self) -> dict:
         """For JSON, the verdict first."""
-        findings = [asdict(f) | {"advice": f.advice} for f in self.findings]
-        return {"passed": self.passed, "verdict": self.verdict} | asdict(self) | {"findings": findings, "scope": SCOPE}
+        found = {"passed": self.passed, "verdict": self.verdict} | asdict(self) | {"scope": SCOPE}
+        found["findings"] = [asdict(finding) | {"advice": finding.advice} for finding in self.findings]
+        for row in found["values"]:  # JSON has no infinity
+            row["errors"] = {name: error if math.isfinite(error) else None for name, error in row["errors"].items()}
+        return found
 
     def __rich__(self) -> Group:
         style = "bold green" if self.passed else "bold red"
@@ -149,8 +154,8 @@ class Report:
         for table in (_values(self.values), _compiled(self.compiled, self.instructions)):
             parts += ["", table] if table else []
         if self.sanitized:
-            found = (f"{name}: {count or 'nothing'}" for name, count in self.sanitized.items())
-            parts += ["", Text(f"sanitizers have found, {', '.join(found)}")]
+            found = (f"{name} {count or 'nothing'}" for name, count in self.sanitized.items())
+            parts += ["", Text(f"what the sanitizers have found: {', '.join(found)}")]
         parts += [Text(f"never launched by these cases: {', '.join(self.idle)}")] if self.idle else []
         parts += [Text(f"still to be written: {', '.join(self.to_write)}")] if self.to_write else []
         return Group(*parts, Text(SCOPE if self.compiled else ""))
@@ -211,7 +216,7 @@ def _compiled(rows: list[Compiled], instructions: dict[str, dict[str, int]]) -> 
     table = Table(title=title, title_justify="left")
     architectures = list(dict.fromkeys(row.architecture for row in rows))
     for heading in ("kernel", "dtype", *architectures, "shared", "stack", "spills", "16-byte", "tensor"):
-        table.add_column(heading, no_wrap=heading == "kernel", overflow="fold")
+        table.add_column(heading, no_wrap=heading in ("kernel", "dtype"), overflow="fold")
     for kernel, dtype in dict.fromkeys((row.kernel, row.dtype) for row in rows):
         group = [row for row in rows if (row.kernel, row.dtype) == (kernel, dtype)]
         registers = {row.architecture: str(row.registers) for row in group}

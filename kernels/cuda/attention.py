@@ -132,7 +132,8 @@ def work(q, k, is_causal: bool, rows: int = 64, back_rows: int = 64) -> tuple[Wo
     with the scores that the backward makes again, twice, and the bytes that blocks of so many rows ask for.
 
     It is more than the least (see `tinygrad_llm.roofline`), which has each array once: every block reads the rows of
-    the others again, as far as a mask lets it see them, mostly from the L2 cache.
+    the others again, as far as a causal mask lets it see them, mostly from the L2 cache. attention.cu has blocks of 32
+    rows (backward 16 if D > 64), and its backward reads q once more for each block of keys, which is not counted.
     """
     (batch, heads, queries, size), keys = q.shape, k.shape[2]
     row, statistic = size * q.itemsize, 4 * batch * heads * queries

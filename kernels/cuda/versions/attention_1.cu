@@ -40,7 +40,8 @@ attention_forward(const scalar* q, STRIDES(q), const scalar* k, STRIDES(k), cons
                   float scale, int is_causal, int kv_heads, int T, int S, int D) {
   const Mask mask{keep, seed, threshold};
   const int b = blockIdx.z, h = blockIdx.y, h_kv = h * kv_heads / gridDim.y;
-  const int i = blockIdx.x * BLOCK + threadIdx.x % BLOCK, part = threadIdx.x / BLOCK, end = is_causal ? min(S, i + 1) : S;
+  const int i = blockIdx.x * BLOCK + threadIdx.x % BLOCK, part = threadIdx.x / BLOCK;
+  const int end = is_causal ? min(S, i + 1) : S;
   if (i >= T) return;
   const scalar *query = HEAD(q, b, h) + i * q_row, *keys = HEAD(k, b, h_kv), *values = HEAD(v, b, h_kv);
   const long long row = static_cast<long long>(b * gridDim.y + h) * T + i;

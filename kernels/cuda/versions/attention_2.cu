@@ -56,7 +56,8 @@ attention_forward(const scalar* q, STRIDES(q), const scalar* k, STRIDES(k), cons
                   STRIDES(y), float* lse, const bool* keep, unsigned long long seed, unsigned threshold, float factor,
                   float scale, int is_causal, int kv_heads, int T, int S, int D) {
   const Mask mask{keep, seed, threshold};
-  const int b = blockIdx.z, h = blockIdx.y, h_kv = h * kv_heads / gridDim.y, end = min(T, (blockIdx.x + 1) * BLOCK);
+  const int b = blockIdx.z, h = blockIdx.y, h_kv = h * kv_heads / gridDim.y;
+  const int end = min(T, (blockIdx.x + 1) * BLOCK);
   for (int i = blockIdx.x * BLOCK + threadIdx.x / WARP; i < end; i += WARPS) {
     const Row query = load(HEAD(q, b, h) + i * q_row, D);
     const long long row = static_cast<long long>(b * gridDim.y + h) * T + i;
@@ -82,7 +83,8 @@ attention_backward_q(const scalar* dy, STRIDES(dy), const scalar* q, STRIDES(q),
                      const float* lse, float* delta, const bool* keep, unsigned long long seed, unsigned threshold,
                      float factor, float scale, int is_causal, int kv_heads, int T, int S, int D) {
   const Mask mask{keep, seed, threshold};
-  const int b = blockIdx.z, h = blockIdx.y, h_kv = h * kv_heads / gridDim.y, end = min(T, (blockIdx.x + 1) * BACK_BLOCK);
+  const int b = blockIdx.z, h = blockIdx.y, h_kv = h * kv_heads / gridDim.y;
+  const int end = min(T, (blockIdx.x + 1) * BACK_BLOCK);
   for (int i = blockIdx.x * BACK_BLOCK + threadIdx.x / WARP; i < end; i += WARPS) {
     const Row query = load(HEAD(q, b, h) + i * q_row, D), mine = load(HEAD(dy, b, h) + i * dy_row, D);
     const long long row = static_cast<long long>(b * gridDim.y + h) * T + i;
@@ -106,7 +108,8 @@ attention_backward_kv(const scalar* dy, STRIDES(dy), const scalar* q, STRIDES(q)
                       const float* lse, const float* delta, const bool* keep, unsigned long long seed,
                       unsigned threshold, float factor, float scale, int is_causal, int heads, int T, int S, int D) {
   const Mask mask{keep, seed, threshold};
-  const int b = blockIdx.z, h_kv = blockIdx.y, shared_by = heads / gridDim.y, end = min(S, (blockIdx.x + 1) * BACK_BLOCK);
+  const int b = blockIdx.z, h_kv = blockIdx.y, shared_by = heads / gridDim.y;
+  const int end = min(S, (blockIdx.x + 1) * BACK_BLOCK);
   for (int j = blockIdx.x * BACK_BLOCK + threadIdx.x / WARP; j < end; j += WARPS) {
     const Row key = load(HEAD(k, b, h_kv) + j * k_row, D), value = load(HEAD(v, b, h_kv) + j * v_row, D);
     Row dk_sum = {}, dv_sum = {};

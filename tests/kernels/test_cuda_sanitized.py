@@ -4,7 +4,7 @@ import pytest
 
 from tinygrad_llm import kernels
 from tinygrad_llm.kernels.cuda.emulator import sanitize
-from tinygrad_llm.verification import oracles, operations, place_for, run
+from tinygrad_llm.verification import operations, oracles, place_for, run
 
 OPERATIONS = sorted(set(kernels.KernelSet("cuda").operations()) & set(operations()))
 

@@ -57,7 +57,7 @@ def operation(forward: Callable, backward: Callable) -> Callable:
     signature = inspect.signature(forward)
 
     def apply(*inputs, **options) -> Tensor:
-        if any(isinstance(x, Tensor) for x in options.values()):  # an input given by its name
+        if options and (_watchers or any(isinstance(x, Tensor) for x in options.values())):  # inputs given by name
             bound = signature.bind(*inputs, **options)
             bound.apply_defaults()
             inputs, options = bound.args, bound.kwargs

@@ -71,9 +71,9 @@ def add_norm(x: Tensor, y: Tensor, norm: Module) -> tuple[Tensor, Tensor]:
         z = x + y
         return z, norm(z)
     vectors = (norm.weight, norm.bias) if name == "layernorm" else (norm.weight,)
-    arrays = [x.data, y.data, *(v if v is None else v.data for v in vectors)]
+    inputs = [x.data, y.data, *(v if v is None else v.data for v in vectors), norm.eps]
     forward, backward = getattr(kernel, f"add_{name}_forward"), getattr(kernel, f"{name}_backward")
-    z, normed, *saved = watched("forward", f"add_{name}", forward, arrays, {"eps": norm.eps})
+    z, normed, *saved = watched("forward", f"add_{name}", forward, inputs, {})
     z = record("add", (x, y), z, lambda dz: (dz, dz))
     return z, record(name, (z, *vectors), normed, lambda dy, arrived: backward(dy, *saved, arrived), gathers=True)
 

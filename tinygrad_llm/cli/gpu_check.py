@@ -21,20 +21,20 @@ examples:
 
 @dataclass(frozen=True)
 class Settings:
-    """What to run.
+    """Where the results go.
 
     Args:
         out: the file to write
-        emulated: run on the emulator, where there is no GPU
     """
 
     out: str = "gpu-check.json"
-    emulated: bool = False
 
 
 def run(argv: list[str]) -> int:
-    c = Settings(**Parser("gpu-check", DESCRIPTION, Settings).settings(argv))
-    result = gpu_check(c.out, c.emulated)
+    parser = Parser("gpu-check", DESCRIPTION, Settings)
+    parser.add_argument("--emulated", action="store_true", help="run on the emulator, where there is no GPU")
+    settings = parser.settings(argv)
+    result = gpu_check(**settings)
     verdict = "all passed" if result["passed"] else "something FAILED"
-    print(f"{result['where']['card']}: {verdict}; {c.out} says what: please send it to the project")
+    print(f"{result['where']['card']}: {verdict}; {settings['out']} says what: please send it to the project")
     return int(not result["passed"])

@@ -71,7 +71,7 @@ def finding_of(said: str, *details: str) -> Finding:
     """What the emulator or a sanitizer says, which may begin with the kernel and the place: as "layernorm_forward:
     common.cuh:81 in layernorm.cu:31: what was wrong" or "layernorm.cu:31 (write of 4 bytes): what was wrong".
     """
-    words = SAID.fullmatch(said).groupdict(default="")
+    words = SAID.fullmatch(said.replace("(anonymous namespace)::", "")).groupdict(default="")
     kind = next((kind for word, kind in KINDS.items() if word in words["message"]), "error")
     message = f"{words['access']}: {words['message']}" if words["access"] else words["message"]
     also = (f"in {words['kernel']}" if words["kernel"] else "", f"from {words['through']}" if words["through"] else "")

@@ -94,7 +94,8 @@ def _compare(found: Source, report: Report) -> None:
                 _look_for_idle(report, {name for name, _ in fields["kernels"]})
             else:
                 finding = _located(Finding(**fields), found)
-                groups.setdefault((finding.kind, finding.where, finding.message.partition("[")[0]), []).append(finding)
+                what = re.match(r"\w*", finding.message)[0]  # of "dx[0, 3] is …": dx
+                groups.setdefault((finding.kind, finding.where, what), []).append(finding)
         errors = process.stderr.read()
     report.findings += [_merged(group) for group in groups.values()]
     if process.returncode:

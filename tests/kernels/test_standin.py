@@ -206,6 +206,13 @@ def test_kernels_are_launched_with_cupys_own_call():
         scale((2,), (32,), (x.get(), y, np.float32(3), np.int32(33)))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_memory_that_nobody_has_written_is_no_number(dtype):
+    x = standin.zeros((2, 3), dtype)
+    for y in (standin.empty((2, 3), dtype), np.empty_like(x), np.empty((2, 3), dtype, like=x)):
+        assert np.isnan(y).all().item()
+
+
 def test_the_host_does_not_see_numpys_warnings():
     with np.errstate(all="raise"):
         assert np.isneginf(np.log(standin.zeros(1))).item()

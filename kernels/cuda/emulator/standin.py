@@ -2,10 +2,11 @@
 
 It refuses what CuPy refuses, so that what runs on it has no hidden conversion left: a device array becomes NumPy's by
 `.get()` alone, it does not meet NumPy's arrays in any function, and where CuPy is installed, which needs no GPU, it
-knows no function that CuPy lacks, nor an argument that CuPy's function does not take. What waits
-for the device (`.get()`, `float(x)`, `x[mask]`, …) is allowed, as in CuPy, and noted: see `synchronizations`.
-It is stricter than CuPy in two things that are silent there: an index beyond the end is an error, and so is one made of
-NumPy's arrays.
+knows no function that CuPy lacks, nor an argument that CuPy's function does not take. What waits for the device
+(`.get()`, `float(x)`, `x[mask]`, …) is allowed, as in CuPy, and noted: see `synchronizations`.
+
+It is stricter than CuPy in what is silent there: an index beyond the end is an error, and so is one made of NumPy's
+arrays; and memory that nobody has written holds NaN.
 
 Halves are summed and multiplied as matrices in float32 and rounded at the end, as CuPy and cuBLAS do.
 """
@@ -24,6 +25,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from tinygrad_llm.kernels.cuda.emulator import cuda
+from tinygrad_llm.tensor import floating
 
 HALVES = ("float16", "bfloat16")
 HOST_ARRAYS = ("array", "asarray", "ascontiguousarray", "asfortranarray", "asanyarray")  # functions that copy them
@@ -251,6 +253,8 @@ def _function(name: str, called=None):
             y = function(*inputs, **options)
         if out is not None:
             return out
+        if name in ("empty", "empty_like") and floating(y.dtype):
+            y.fill(np.nan)
         return _wrap(y.astype(half) if half and name in SUMS and "dtype" not in options else y)
 
     if isinstance(function, np.ufunc):
@@ -324,7 +328,7 @@ def _function_as_method(name: str):
     return lambda self, *inputs, **options: _function(name)(self, *inputs, **options)
 
 
-def _operator(name: str, ufunc: str, swapped: bool = False):
+def _operator(ufunc: str, swapped: bool = False):
     def compute(self, *other):
         inputs = (*other, self) if swapped else (self, *other)
         if any(not isinstance(x, (ndarray, np.ndarray)) and not np.isscalar(x) for x in inputs):
@@ -334,7 +338,7 @@ def _operator(name: str, ufunc: str, swapped: bool = False):
     return compute
 
 
-def _in_place(name: str, ufunc: str):
+def _in_place(ufunc: str):
     return lambda self, other: _function(ufunc)(self, other, out=self)
 
 
@@ -354,11 +358,11 @@ for _name in METHODS:
 for _name in FUNCTIONS:
     setattr(ndarray, _name, _function_as_method(_name))
 for _name, _ufunc in BINARY.items():
-    setattr(ndarray, f"__{_name}__", _operator(_name, _ufunc))
-    setattr(ndarray, f"__r{_name}__", _operator(_name, _ufunc, swapped=True))
-    setattr(ndarray, f"__i{_name}__", _in_place(_name, _ufunc))
+    setattr(ndarray, f"__{_name}__", _operator(_ufunc))
+    setattr(ndarray, f"__r{_name}__", _operator(_ufunc, swapped=True))
+    setattr(ndarray, f"__i{_name}__", _in_place(_ufunc))
 for _name, _ufunc in OTHERS.items():
-    setattr(ndarray, f"__{_name}__", _operator(_name, _ufunc))
+    setattr(ndarray, f"__{_name}__", _operator(_ufunc))
 
 RawModule = cuda.RawModule
 

@@ -83,7 +83,7 @@ __device__ inline void store_rows(scalar* x, long long row, int count, int D,
 
 // Grid (blocks of WARPS * ROWS queries, H, B). y = softmax(scale q k^T) v, and lse (B, H, T).
 // `factor` multiplies what dropout leaves of p, of which keep, seed and threshold tell: see philox.cuh.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_forward(const scalar* q, STRIDES(q), const scalar* k, STRIDES(k), const scalar* v, STRIDES(v), scalar* y,
                   STRIDES(y), float* lse, const bool* keep, unsigned long long seed, unsigned threshold, float factor,
                   float scale, int is_causal, int kv_heads, int T, int S, int D) {
@@ -135,7 +135,7 @@ attention_forward(const scalar* q, STRIDES(q), const scalar* k, STRIDES(k), cons
 
 // Grid (blocks of WARPS * BACK_ROWS queries, H, B). dq = scale ds k with ds = p (dp - delta), dp = dy v^T and
 // delta = sum_j dp_j p_j = dy · y (B, H, T), which is kept for dk.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_backward_q(const scalar* dy, STRIDES(dy), const scalar* q, STRIDES(q), const scalar* k, STRIDES(k),
                      const scalar* v, STRIDES(v), const scalar* y, STRIDES(y), scalar* dq, STRIDES(dq),
                      const float* lse, float* delta, const bool* keep, unsigned long long seed, unsigned threshold,
@@ -194,7 +194,7 @@ attention_backward_q(const scalar* dy, STRIDES(dy), const scalar* q, STRIDES(q),
 
 // Grid (blocks of WARPS * BACK_ROWS keys, H_kv, B), after attention_backward_q. dk = scale ds^T q and dv = p^T dy,
 // summed over the heads of q that share one of k.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_backward_kv(const scalar* dy, STRIDES(dy), const scalar* q, STRIDES(q), const scalar* k, STRIDES(k),
                       const scalar* v, STRIDES(v), scalar* dk, STRIDES(dk), scalar* dv, STRIDES(dv),
                       const float* lse, const float* delta, const bool* keep, unsigned long long seed,

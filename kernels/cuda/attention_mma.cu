@@ -94,7 +94,7 @@ __device__ inline float row_max(float x) {
   return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_forward(const scalar* q, STRIDES(q), const scalar* k, STRIDES(k), const scalar* v, STRIDES(v), scalar* y,
                   STRIDES(y), float* lse, const bool* keep, unsigned long long seed, unsigned threshold, float factor,
                   float scale, int is_causal, int kv_heads, int T, int S, int D) {
@@ -152,7 +152,7 @@ attention_forward(const scalar* q, STRIDES(q), const scalar* k, STRIDES(k), cons
   store_rows(HEAD(y, b, h) + first * y_row, y_row, T - first, D, sum, factor / z[0], factor / z[1], queries + mine);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_backward_q(const scalar* dy, STRIDES(dy), const scalar* q, STRIDES(q), const scalar* k, STRIDES(k),
                      const scalar* v, STRIDES(v), const scalar* y, STRIDES(y), scalar* dq, STRIDES(dq),
                      const float* lse, float* delta, const bool* keep, unsigned long long seed, unsigned threshold,
@@ -203,7 +203,7 @@ attention_backward_q(const scalar* dy, STRIDES(dy), const scalar* q, STRIDES(q),
   store_rows(HEAD(dq, b, h) + first * dq_row, dq_row, T - first, D, sum, scale, scale, queries + mine);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_backward_kv(const scalar* dy, STRIDES(dy), const scalar* q, STRIDES(q), const scalar* k, STRIDES(k),
                       const scalar* v, STRIDES(v), scalar* dk, STRIDES(dk), scalar* dv, STRIDES(dv),
                       const float* lse, const float* delta, const bool* keep, unsigned long long seed,

@@ -34,7 +34,7 @@ __device__ inline void store(scalar* x, float factor, const float (&sum)[N], int
 }
 
 // Grid (blocks of queries, H, B). `factor` multiplies what dropout leaves of p: see philox.cuh.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_forward(const scalar* q, STRIDES(q), const scalar* k, STRIDES(k), const scalar* v, STRIDES(v), scalar* y,
                   STRIDES(y), float* lse, const bool* keep, unsigned long long seed, unsigned threshold, float factor,
                   float scale, int is_causal, int kv_heads, int T, int S, int D) {
@@ -61,7 +61,7 @@ attention_forward(const scalar* q, STRIDES(q), const scalar* k, STRIDES(k), cons
 }
 
 // The same grid. delta (B, H, T) = dy · y is kept for dk.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_backward_q(const scalar* dy, STRIDES(dy), const scalar* q, STRIDES(q), const scalar* k, STRIDES(k),
                      const scalar* v, STRIDES(v), const scalar* y, STRIDES(y), scalar* dq, STRIDES(dq),
                      const float* lse, float* delta, const bool* keep, unsigned long long seed, unsigned threshold,
@@ -85,7 +85,7 @@ attention_backward_q(const scalar* dy, STRIDES(dy), const scalar* q, STRIDES(q),
 }
 
 // Grid (blocks of keys, H_kv, B), after attention_backward_q.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_backward_kv(const scalar* dy, STRIDES(dy), const scalar* q, STRIDES(q), const scalar* k, STRIDES(k),
                       const scalar* v, STRIDES(v), scalar* dk, STRIDES(dk), scalar* dv, STRIDES(dv),
                       const float* lse, const float* delta, const bool* keep, unsigned long long seed,

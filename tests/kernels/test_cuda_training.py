@@ -118,14 +118,14 @@ def test_adamw_takes_a_scale_of_the_host_and_none():
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [*SIZES, 20_000])
-def test_the_norm_of_all_gradients_and_its_clip(size, dtype, offset):
+def test_the_norm_of_all_gradients_and_its_clip(size, dtype, offset, orders=ORDERS):
     (_, grad, *_), (_, there, *_) = buffers(size, dtype, offset)
     exact = np.linalg.norm(grad.astype(np.float64))
     run, found = kernels.select("grad_norm_clip", grad_norm_clip, there), []
-    for threads in ORDERS:
+    for threads in orders:
         with order(threads):
             found.append([float(x) for x in run(there, 0.5)])
-    assert found[0] == found[1] == found[2]  # the same bits
+    assert all(one == found[0] for one in found)  # the same bits
     assert found[0] == pytest.approx([exact, min(1, 0.5 / (exact + 1e-6))], rel=1e-6)
     assert [float(x) for x in run(there, np.inf)] == [found[0][0], 1.0]
 
@@ -168,8 +168,8 @@ def run_them() -> None:
         for dtype in ("float32", "float16"):
             test_adamw_is_the_pages(1500, dtype, 0)
             test_adamw_is_the_pages(7, dtype, 1)
-            test_the_norm_of_all_gradients_and_its_clip(1500, dtype, 1)
-        test_a_mask_has_the_same_bits_as_on_the_cpu((5, 257), "random")
+            test_the_norm_of_all_gradients_and_its_clip(1500, dtype, 1, ["forward"])
+        test_a_mask_has_the_same_bits_as_on_the_cpu((5, 257), "forward")
 
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address", "memory"])

@@ -132,7 +132,8 @@ def run_task(name: str) -> dict:
         here, there = losses("cpu"), losses("cuda")
         error = max(abs(a - b) / abs(a) for a, b in zip(here, there, strict=True))
         return {"passed": error <= TOLERANCE, "cpu": here, "cuda": there, "error": error}
-    comparison = verification.compare(*name.split()[:1], "cuda", name.split()[1])
+    operation, dtype = name.split()
+    comparison = verification.compare(operation, "cuda", dtype)
     return {
         "passed": comparison.passed,
         "cases": comparison.cases,
@@ -146,8 +147,8 @@ def losses(device: str) -> list[float]:
     manual_seed(0)
     config = GPTConfig(vocab_size=65, block_size=16, n_layer=2, n_head=2, n_embd=32, dropout=0.1)
     model = GPT(config).to(device)
-    batch = (devices.to_device(x, device) for x in np.random.default_rng(0).integers(0, 65, (2, 2, 16)))
-    ids, targets = batch
+    batch = np.random.default_rng(0).integers(0, 65, (2, 2, 16))
+    ids, targets = (devices.to_device(x, device) for x in batch)
     optimizer = AdamW(decay_groups(model.parameters(), 0.1), lr=1e-2)
     found = []
     for _ in range(STEPS):

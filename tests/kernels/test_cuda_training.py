@@ -175,5 +175,5 @@ def run_them(norm: bool) -> None:
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address", "memory"])
 def test_nothing_races_overruns_or_reads_what_nobody_wrote(sanitizer):
-    # Of the norm's shuffles ThreadSanitizer reports the emulator's own stacks, which the next block's threads take over.
+    # Of the norm ThreadSanitizer reports the emulator's own stacks, which the threads of the next block take over.
     assert sanitize.call(sanitizer, run_them, sanitizer != "thread") == []

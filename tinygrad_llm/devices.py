@@ -162,6 +162,8 @@ def to_device(x: np.ndarray, device: str) -> np.ndarray:
 
 def erfc(x: np.ndarray) -> np.ndarray:
     """1 - erf(x), which NumPy lacks: in float64 and slowly from the standard library, or from CuPy on a device."""
+    if hasattr(x, "erfc"):  # `symbolic.Symbols`
+        return x.erfc()
     if not on_device(x):
         return np.vectorize(math.erfc, otypes="d")(x)
     if _emulating:

@@ -70,6 +70,7 @@ __device__ inline void add_weighted(float (&sum)[COLUMNS][4], const float (&weig
 __device__ inline void store_rows(scalar* x, long long row, int count, int D, const float (&sum)[COLUMNS][4],
                                   float factor, float factor_8, Row* rows) {
   const int g = lane() / 4, t = lane() % 4;
+  __syncwarp();  // the rows have been read by all lanes
 #pragma unroll
   for (int c = 0; c < COLUMNS; ++c) {
     const int d = 8 * c + 2 * t;

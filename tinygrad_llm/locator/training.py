@@ -77,4 +77,4 @@ class Runner:
             gradient = start(tuple(loss.shape))
             loss.backward(torch.as_tensor(gradient, dtype=loss.dtype) if torch else Tensor(gradient))
             self.optimizer.step()
-        return float(loss.sum())
+        return loss.sum().item()

@@ -1,0 +1,372 @@
+"""Is a derivative right, exactly? The forward and the backward themselves, run on symbols, and SymPy's derivative.
+
+NumPy's functions compute on `Symbols`, arrays of SymPy expressions that give themselves out for float64. So `prove`
+runs the code of an operation, not a transcript of it: y from symbols x, and dx from symbols dy. With L = sum(dy y),
+
+    dL/dx - dx = 0
+
+is an identity of expressions, and holds for every number that may stand for the symbols. `vanishes` decides it by
+arithmetic with whole numbers. Three things to know about what is proven:
+
+- Shapes and indices are those given: the formula for 2 rows of 3 is proven for 2 rows of 3.
+- A comparison (maximum, abs, where(x > 0, …)) comes out as it does at the symbols' values, one point. The proof holds
+  wherever all comparisons come out the same; `Proof.region` lists them. Where two sides are equal and not the same
+  expression, there may be no derivative, and `prove` refuses such a point.
+- Numbers are exact; rounding is the business of the numerical tests. A float is the number that it rounds: 0.5,
+  2 / 3 and math.sqrt(2 / math.pi) are a half, two thirds and the root of 2 / pi (see `exact`).
+"""
+
+import inspect
+import math
+import zlib
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from tinygrad_llm.autograd import Function
+from tinygrad_llm.errors import UserError
+from tinygrad_llm.gradcheck import GradientError
+
+try:
+    import sympy
+except ModuleNotFoundError as error:
+    raise UserError("proofs are SymPy's, which is not installed: pip install 'tinygrad-llm[prove]'") from error
+
+_region: ContextVar[dict] = ContextVar("region")
+
+
+class Undecided(GradientError):
+    """Neither proven nor refuted: the two agree at the point, and `vanishes` does not know why."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was proven: the gradients of the inputs at these positions, wherever these comparisons hold."""
+
+    inputs: tuple[int, ...]
+    region: tuple
+
+
+def prove(operation: Callable | type[Function], *inputs, **options) -> Proof:
+    """Show that the backward of an operation, or of a `Function`, is the derivative of its forward, exactly.
+
+    >>> from tinygrad_llm import ops
+    >>> from tinygrad_llm.symbolic import prove, symbols
+    >>> prove(ops.softmax, symbols("x", 3, at=[1, 3, 2]))
+    Proof(inputs=(0,), region=(x_1 > x_0, x_1 > x_2))
+    >>> prove(Square, symbols("x", 2, 3))  # a Function of one's own
+    Proof(inputs=(0,), region=())
+
+    inputs: `symbols` for those whose gradient is to be proven; anything else is passed on, as options are. A symbol may
+    stand in several places, as may expressions of symbols: then the chain rule's total is proven.
+    Raises GradientError where a gradient is another, with both at the symbols' values; Undecided; and TypeError
+    where there is nothing to prove.
+    """
+    token = _region.set({})
+    try:
+        y, gradients = _run(operation, inputs, options)
+        region = tuple(_region.get())
+    finally:
+        _region.reset(token)
+    sent = enumerate(zip(inputs, gradients, strict=False))
+    places = [i for i, (x, dx) in sent if isinstance(x, Symbols) and dx is not None]
+    if not places:
+        raise TypeError("prove needs an input of `symbols` to which the backward sends a gradient")
+    pairs = zip(_elements(_output_gradient(y)), _elements(y), strict=True)
+    loss = sum(dy * y_i for dy, y_i in pairs if y_i.free_symbols)
+    variables = sorted(set().union(*(x.free_symbols for i in places for x in _elements(inputs[i]))), key=str)
+    for i in places:
+        if np.shape(gradients[i]) != inputs[i].shape:
+            raise GradientError(f"input {i} has shape {inputs[i].shape}, its gradient {np.shape(gradients[i])}")
+    for variable in variables:
+        derivative = sympy.diff(loss, variable)
+        pairs = [pair for i in places for pair in zip(_elements(inputs[i]), _elements(gradients[i]), strict=True)]
+        ours = sum(dx * sympy.diff(x, variable) for x, dx in pairs if variable in x.free_symbols)
+        ours = sympy.sympify(ours)
+        if not vanishes(derivative - ours):
+            numbers = f"the gradient gives {_number(ours)}, SymPy's derivative {_number(derivative)}"
+            if abs(_number(derivative - ours)) < 1e-20:
+                raise Undecided(f"for {variable}, {numbers}: equal there, and neither proven nor refuted elsewhere")
+            raise GradientError(f"for {variable}, at the symbols' values, {numbers}")
+    return Proof(tuple(places), region)
+
+
+def _run(operation, inputs: tuple, options: dict) -> tuple["Symbols", tuple]:
+    """The result of the forward, and the gradients that the backward makes of symbols dy."""
+    needs = tuple(isinstance(x, Symbols) for x in inputs)
+    if isinstance(operation, type) and issubclass(operation, Function):
+        ctx = operation.Context()
+        ctx.needs_input_grad = needs
+        y = operation.forward(ctx, *inputs, **options)
+        gradients = operation.backward(ctx, _output_gradient(y))
+    else:
+        y = operation.forward(*inputs, **options)
+        y, *saved = y if isinstance(y, tuple) else (y,)
+        if "needs" in inspect.signature(operation.backward).parameters:
+            saved.append(needs + (False,) * len(inspect.signature(operation.forward).parameters))
+        gradients = operation.backward(_output_gradient(y), *saved)
+    return y, gradients if isinstance(gradients, tuple) else (gradients,)
+
+
+def _output_gradient(y) -> "Symbols":
+    return symbols("dy", *np.shape(y))
+
+
+def symbols(name: str, *shape: int, at=None) -> "Symbols":
+    """An array of symbols, name_0, name_1, …, real numbers each with a value: that in `at`, else a random fraction.
+
+    The values say how comparisons come out, and nothing else.
+    """
+    if at is None:
+        at = np.random.default_rng(zlib.crc32(name.encode())).permutation(1999)[: math.prod(shape)] / 500 - 2
+    at = np.reshape(np.asarray(at, dtype=object), shape or np.shape(at))
+    array = np.empty(at.shape, dtype=object)
+    for index, value in np.ndenumerate(at):
+        array[index] = Variable("_".join([name, *map(str, index)]), value)
+    return array.view(Symbols)
+
+
+class Variable(sympy.Symbol):
+    """A real symbol with a value."""
+
+    __slots__ = ("value",)
+
+    def __new__(cls, name: str, value):
+        variable = sympy.Symbol.__xnew__(cls, name, real=True)
+        variable.value = exact(value)
+        return variable
+
+    def _hashable_content(self):
+        return (*super()._hashable_content(), self.value)
+
+
+def exact(x) -> sympy.Expr:
+    """The number that x stands for: of a float the one that it rounds.
+
+    This is a fraction of whole numbers up to a million, or the root of a smaller one, times or by pi or not, if one of
+    these is as near as a unit in the last place; else, as every float is a fraction, itself.
+    """
+    if isinstance(x, sympy.Expr):
+        return x
+    if not isinstance(x, float | np.floating):
+        return sympy.Integer(int(x))
+    if not math.isfinite(x):
+        return sympy.oo if x > 0 else -sympy.oo  # nan
+    x = float(x)
+    simple = Fraction(x).limit_denominator(10**6)
+    if math.isclose(simple, x, rel_tol=2**-52):
+        return sympy.Rational(simple.numerator, simple.denominator)
+    for factor in (sympy.Integer(1), sympy.pi, 1 / sympy.pi):
+        square = Fraction(x * x / float(factor)).limit_denominator(1000)
+        root = sympy.sqrt(sympy.Rational(square.numerator, square.denominator) * factor)
+        if math.isclose(float(root), abs(x), rel_tol=2**-52):
+            return root if x > 0 else -root
+    return sympy.Rational(Fraction(x).numerator, Fraction(x).denominator)
+
+
+class Symbols(np.ndarray):
+    """An array of SymPy's expressions, float64 to who asks, on which NumPy's functions compute."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.float64)
+
+    def astype(self, dtype, **_) -> "Symbols":
+        if np.dtype(dtype).kind != "f":
+            raise TypeError(f"symbols are no {np.dtype(dtype)}")
+        return self.copy()
+
+    def erfc(self) -> "Symbols":
+        return _elementwise(sympy.erfc)(self)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, dtype=None, casting=None, subok=None, **options):
+        if method == "at":  # in place
+            target, index, *values = inputs
+            getattr(ufunc, method)(target.view(np.ndarray), index, *map(_expressions, values))
+            return None
+        inputs = [_expressions(x) for x in inputs]
+        if method == "reduce" and ufunc in FUNCTIONS:
+            result = _reduce(FUNCTIONS[ufunc], *inputs, **options)
+        elif ufunc in COMPARISONS:
+            result = np.frompyfunc(COMPARISONS[ufunc], len(inputs), 1)(*inputs)
+            return np.asarray(result, dtype=bool)
+        else:
+            ufunc = np.frompyfunc(FUNCTIONS[ufunc], len(inputs), 1) if ufunc in FUNCTIONS else ufunc
+            result = getattr(ufunc, method)(*inputs, **options)
+        if out is not None:
+            out[0].view(np.ndarray)[...] = result
+            return out[0]
+        return _symbolic(result)
+
+    def __array_function__(self, function, types, args, kwargs):
+        result = super().__array_function__(function, types, args, kwargs)
+        return [_symbolic(x) for x in result] if isinstance(result, list) else _symbolic(result)
+
+
+def _expressions(x) -> np.ndarray:
+    """What meets Symbols, as a plain array of exact expressions; an array of numbers that are no floats as it is."""
+    return np.asarray(np.frompyfunc(exact, 1, 1)(np.asarray(x, dtype=object).view(np.ndarray)), dtype=object)
+
+
+def _elements(x) -> list[sympy.Expr]:
+    return _expressions(x).ravel().tolist()
+
+
+def _symbolic(x):
+    """A result of NumPy's: Symbols where it holds expressions, or floats, which may become such."""
+    if isinstance(x, sympy.Basic):
+        x = np.asarray(x, dtype=object)
+    if isinstance(x, np.ndarray) and not isinstance(x, Symbols) and x.dtype.kind in "fO":
+        return x.astype(object).view(Symbols)
+    return x
+
+
+def _elementwise(function: Callable) -> Callable:
+    return lambda x: _symbolic(np.asarray(np.frompyfunc(function, 1, 1)(_expressions(x)), dtype=object))
+
+
+def _reduce(function: Callable, x: np.ndarray, axis=0, keepdims=False, **_) -> np.ndarray:
+    axes = range(x.ndim) if axis is None else np.atleast_1d(axis) % x.ndim
+    for each in sorted(axes, reverse=True):
+        x = np.asarray(np.frompyfunc(function, 2, 1).reduce(x, axis=each, keepdims=keepdims), dtype=object)
+    return x
+
+
+# Comparisons
+
+
+def _number(x: sympy.Expr) -> sympy.Expr:
+    """x at the symbols' values, to 30 digits."""
+    return sympy.N(x.xreplace({variable: variable.value for variable in x.free_symbols}), 30)
+
+
+def _sign(x, y=sympy.Integer(0)) -> int:
+    """Of x - y, at the symbols' values: 1 or -1; or 0 if x and y are the same expression."""
+    if x == y:
+        return 0
+    difference = _number(x - y)
+    if abs(difference) < 1e-20:
+        if vanishes(x - y):
+            return 0
+        raise UserError(f"{x} and {y} are equal at the symbols' values: derivatives may end there; choose others")
+    sign = 1 if difference > 0 else -1
+    if x.free_symbols or y.free_symbols:
+        _region.get({})[x > y if sign > 0 else x < y] = None
+    return sign
+
+
+def _larger(x, y):
+    return x if _sign(x, y) >= 0 else y
+
+
+def _smaller(x, y):
+    return y if _sign(x, y) > 0 else x
+
+
+COMPARISONS = {
+    np.greater: lambda x, y: _sign(x, y) > 0,
+    np.greater_equal: lambda x, y: _sign(x, y) >= 0,
+    np.less: lambda x, y: _sign(x, y) < 0,
+    np.less_equal: lambda x, y: _sign(x, y) <= 0,
+    np.equal: lambda x, y: _sign(x, y) == 0,
+    np.not_equal: lambda x, y: _sign(x, y) != 0,
+    np.isfinite: lambda x: not x.is_infinite,
+    np.isinf: lambda x: bool(x.is_infinite),
+    np.isnan: lambda x: x is sympy.nan,
+    np.signbit: lambda x: _sign(x) < 0,
+}
+FUNCTIONS = {
+    np.maximum: _larger,
+    np.minimum: _smaller,
+    np.clip: lambda x, low, high: _smaller(_larger(x, low), high),
+    np.absolute: lambda x: x if _sign(x) >= 0 else -x,
+    np.sign: lambda x: sympy.Integer(_sign(x)),
+    np.exp: sympy.exp,
+    np.expm1: lambda x: sympy.exp(x) - 1,
+    np.log: sympy.log,
+    np.log1p: lambda x: sympy.log(1 + x),
+    np.sqrt: sympy.sqrt,
+    np.sin: sympy.sin,
+    np.cos: sympy.cos,
+    np.tan: sympy.tan,
+    np.arctan: sympy.atan,
+    np.sinh: sympy.sinh,
+    np.cosh: sympy.cosh,
+    np.tanh: sympy.tanh,
+}
+
+
+# Identities
+
+
+def vanishes(expression: sympy.Expr) -> bool:
+    """Whether it is zero for all numbers: True is a proof.
+
+    It is written as a rational function of generators: the symbols, pi, and what is no rational function of them, such
+    as log x, tanh u, e^m, x^m for a monomial m of the exponent (e^(a+b) = e^a e^b), and a root r of b with r^n = b,
+    by which r^n is replaced. Its numerator is then multiplied out. Generators may be related in ways that this does not
+    know (sin^2 + cos^2 = 1), so False says nothing.
+    """
+    generators: dict = {}
+    exponents: dict[sympy.Dummy, list] = {}  # generator of a power -> those with which it stands
+    bases: dict[sympy.Dummy, sympy.Expr] = {}  # generator of a number or expression that stands with fractions alone
+
+    def generator(key) -> sympy.Dummy:
+        return generators.setdefault(key, sympy.Dummy(f"g{len(generators)}", positive=True))
+
+    def rational(e: sympy.Expr) -> sympy.Expr:
+        if e.is_Rational or e.is_Symbol:
+            return e
+        if e.is_Add or e.is_Mul:
+            return e.func(*map(rational, e.args))
+        if e.is_Pow:
+            return rational(e.base) ** e.exp if e.exp.is_Integer else power(e.base, e.exp)
+        if isinstance(e, sympy.exp) and e.args:
+            return power(sympy.E, e.args[0])
+        return generator(e.func(*map(sympy.expand, e.args)) if e.args else e)
+
+    def power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
+        factors = []
+        for term in sympy.Add.make_args(sympy.expand(exponent)):
+            c, m = term.as_coeff_Mul()  # a rational number, a monomial
+            if base is sympy.E and isinstance(m, sympy.log):
+                factors.append(power(m.args[0], c))
+            elif m == 1 and c.is_Integer:
+                factors.append(rational(base) ** c)
+            else:
+                g = generator((sympy.expand(base), m))
+                if m == 1:
+                    bases[g] = rational(sympy.expand(base))
+                exponents.setdefault(g, []).append(c)
+                factors.append(g**c)
+        return sympy.Mul(*factors)
+
+    expression = rational(expression)
+    roots = {g: sympy.Dummy(g.name, positive=True) for g in exponents}
+    degrees = {g: math.lcm(*(int(c.q) for c in exponents[g])) for g in exponents}
+    whole = {g: roots[g] ** degrees[g] for g in exponents}
+    expression = expression.xreplace(whole)
+    relations = [(roots[g], degrees[g], base.xreplace(whole)) for g, base in bases.items()]  # r^n = base
+    names = sorted(expression.free_symbols.union(*({r} | base.free_symbols for r, _, base in relations)), key=str)
+    if not names:
+        return expression == 0
+    field = sympy.polys.fields.field(names, sympy.QQ)[0]
+    relations = [(names.index(r), n, field.from_expr(base)) for r, n, base in relations]
+
+    def zero(numerator, relations) -> bool:
+        """Of a polynomial, when r^n is replaced by its base: whether every power of r below the n-th vanishes."""
+        if not numerator or not relations:
+            return not numerator
+        *others, (position, n, base) = relations
+        parts = [field.zero] * n
+        for monomial, coefficient in numerator.terms():
+            times, rest = divmod(monomial[position], n)
+            monomial = (*monomial[:position], 0, *monomial[position + 1 :])
+            parts[rest] += field(field.ring.term_new(monomial, coefficient)) * base**times
+        return all(zero(part.numer, others) for part in parts)
+
+    fraction = field.from_expr(expression)
+    return zero(fraction.numer, relations) and not zero(fraction.denom, relations)

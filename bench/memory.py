@@ -14,9 +14,7 @@ how much that should be, in arrays of B T C floats (Korthikanti et al. 2022, htt
 and to those 12 add, of B T floats, each norm's mean and standard deviation, and each head's sum of exponentials.
 """
 
-import functools
 import tempfile
-import types
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,10 +22,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from tinygrad_llm.autograd import Function, Node
+from tinygrad_llm.activations import arrays, owner
 from tinygrad_llm.bench import find, race
 from tinygrad_llm.models import GPT, GPTConfig
-from tinygrad_llm.tensor import Tensor
 
 
 @dataclass(frozen=True)
@@ -74,40 +71,6 @@ def ours(config: GPTConfig, ids: np.ndarray, targets: np.ndarray) -> int:
     model = GPT(config)
     parameters = {id(owner(parameter.data)) for parameter in model.parameters()}
     return sum(x.nbytes for x in arrays(model.loss(ids, targets).node) if id(x) not in parameters)
-
-
-def arrays(node: Node) -> list[np.ndarray]:
-    """The arrays that can be reached from a node, each once, and for a view that which it is a view of."""
-    seen, stack = {}, [node]
-    while stack:
-        x = stack.pop()
-        x = owner(x) if isinstance(x, np.ndarray) else x
-        if id(x) not in seen:
-            seen[id(x)] = x
-            stack += held(x)
-    return [x for x in seen.values() if isinstance(x, np.ndarray)]
-
-
-def held(x) -> list:
-    """What something on the tape holds: a node its backward, a function its closure, a container what is in it."""
-    if isinstance(x, Node):
-        return [getattr(x, name) for name in Node.__slots__]
-    if isinstance(x, types.FunctionType):
-        return [cell.cell_contents for cell in x.__closure__ or ()]
-    if isinstance(x, functools.partial):
-        return [x.func, *x.args, *x.keywords.values()]
-    if isinstance(x, Function.Context):
-        return [*vars(x).values()]
-    if isinstance(x, tuple | list):
-        return [*x]
-    return [x.data] if isinstance(x, Tensor) else []
-
-
-def owner(x: np.ndarray) -> np.ndarray:
-    """The array that holds the memory."""
-    while isinstance(x.base, np.ndarray):
-        x = x.base
-    return x
 
 
 def eager(config: GPTConfig, ids: np.ndarray, targets: np.ndarray) -> int:

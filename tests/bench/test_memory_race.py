@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tinygrad_llm import Tensor
+from tinygrad_llm import Tensor, activations
 from tinygrad_llm.autograd import Function, record
 from tinygrad_llm.bench import memory, step_char
 
@@ -34,7 +34,7 @@ def test_arrays_are_found_wherever_they_are_held_and_counted_once():
         return dy * in_closure
 
     y = record("held", (Keep.apply(x),), unseen, lambda dy: (inner(dy), saved))
-    found = {id(array) for array in memory.arrays(y.node)}
+    found = {id(array) for array in activations.arrays(y.node)}
     assert found == {id(array) for array in (in_closure, in_tuple, viewed, context, x.data)}
 
 

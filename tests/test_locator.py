@@ -164,6 +164,27 @@ def test_a_kernel_with_a_wrong_backward_is_named_and_replayed(tmp_path):
     assert json.loads((tmp_path / "out" / "report.json").read_text())["place"] == "ln_f/layernorm"
 
 
+def test_a_wrong_backward_in_pytorch_is_named_with_the_operation():
+    model = ours()
+    theirs = twin(model)
+    theirs.h[0].mlp["c_proj"].register_full_backward_hook(lambda module, dx, dy: (2 * dx[0],))
+    found = compare(model, theirs, BATCH)
+    assert found.phase == "backward", str(found)
+    assert found.place in ("h.0.mlp.c_fc.weight", "h.0.mlp.c_fc.bias") and found.operation.name == "mlp"
+    assert "from the backward of mlp in h.0.mlp" in str(found)
+
+
+def test_in_float32_the_room_is_that_of_float32():
+    model = ours()
+    theirs = gpt2(model)
+    found = compare(model, theirs, BATCH, double=False)
+    assert found.agrees, str(found)
+    assert 1e-7 < found.forward[-1].limit < 1e-4
+    transposed_square = theirs.transformer.h[1].attn.c_proj.weight
+    transposed_square.data = transposed_square.data.T.contiguous()
+    assert compare(model, theirs, BATCH, double=False).place == "h.1.attn.c_proj"
+
+
 def test_kernel_sets_agree():
     model = ours()
     found = compare(model, model, BATCH, kernels=("numba", "numpy"))
@@ -243,6 +264,8 @@ def test_bad_input_is_one_line():
         (lambda: compare(model, Attention(), BATCH), "cannot pair"),
         (lambda: compare(model, model, BATCH, mapping=unknown), "no layer with parameters is called 'nothing'"),
         (lambda: compare(model, model, BATCH, kernels=("numpy",)), "not 1"),
+        (lambda: compare(model, twin(model), (BATCH[0] + 300, BATCH[1])), "outside the vocabulary"),
+        (lambda: compare(twin(model), twin(model), (BATCH[0] + 300, BATCH[1])), "the GPT does not run on this batch"),
     ]
     for call, words in wrong:
         with pytest.raises(UserError, match=words) as error:

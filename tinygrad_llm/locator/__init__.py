@@ -24,13 +24,11 @@ from tinygrad_llm import random
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.locator.pairing import Pairing
 from tinygrad_llm.locator.replays import repaired, replay, save_operation
-from tinygrad_llm.locator.runs import Side
+from tinygrad_llm.locator.runs import FLOORS, Side
 from tinygrad_llm.locator.traces import LOSS, Key, Operation, Trace
 from tinygrad_llm.locator.training import Step, train
 
 __all__ = ["Comparison", "Row", "compare", "replay"]
-
-FLOORS = {"float64": 1e-10, "float32": 4 * 2**-23, "float16": 2**-9, "bfloat16": 2**-6}
 
 
 @dataclass
@@ -87,7 +85,7 @@ def compare(
     *,
     kernels: tuple = (),
     mapping: Mapping[str, str] | None = None,
-    dtype: str | None = None,
+    double: bool | None = None,
     steps: int = 0,
     optimizers: tuple | None = None,
 ) -> Comparison:
@@ -100,17 +98,17 @@ def compare(
         kernels: what computes ours and what theirs, such as ("my/layernorm.py", "numpy"); sets in a tuple are asked in
             order
         mapping: the names of their layers by the names of ours, for those that cannot be paired by name and shape
-        dtype: "float64", the default, to compare copies in float64; "" for the models' own, the default with `kernels`
+        double: whether to compare copies in float64, and not the models as they are; true unless `kernels` are given
         steps: how many training steps to compare after that
         optimizers: two functions that make each one's optimizer from its parameters; AdamW's defaults unless given
 
     The models themselves stay as they are. Raises UserError for what is no model, for models that have no loss where
-    targets are given and for layers that cannot be paired.
+    targets are given, for layers that cannot be paired and for a batch that a model cannot read.
     """
     kernels = tuple((names,) if isinstance(names, str) else tuple(names) for names in kernels) or ((), ())
     if len(kernels) != 2:
         raise UserError(f"kernels are two, what computes ours and what theirs, not {len(kernels)}")
-    double = dtype == "float64" or (dtype is None and not any(kernels))
+    double = not any(kernels) if double is None else double
     state = random.get_state()
     try:
         sides = [Side(model, batch, sets, double) for model, sets in zip((ours, theirs), kernels, strict=True)]
@@ -256,7 +254,8 @@ def _explain_backward(found: Comparison, row: Row, ours: Trace, expected: np.nda
         senders = [o for o in ours.operations if made and any(x is made.result for x in o.inputs)]
     found.operation = senders[0] if senders else None
     what = str(row) if row.key[1].startswith("gradient") else f"the gradient of {row}"
-    by = f", which the backward of {' and of '.join(map(str, senders))} has sent," if senders else ""
+    own = not senders or "/" in row.key[0]  # the key has named the operation
+    by = "" if own else f", from the backward of {' and of '.join(map(str, senders))},"
     before = str(found.backward[index - 1]).removeprefix("the gradient of ") if index else ""
     found.verdict = (
         f"Backward: every result agrees. {what[0].upper()}{what[1:]}{by} is the first to differ, by {row.error:.1e} "

@@ -6,8 +6,11 @@ import functools
 import numpy as np
 
 from tinygrad_llm.devices import to_device
+from tinygrad_llm.errors import UserError
 from tinygrad_llm.locator.traces import Key, Trace, doubled, named_modules, torch_of, trace
 from tinygrad_llm.nn import Module
+
+FLOORS = {"float64": 1e-10, "float32": 4 * 2**-23, "float16": 2**-9, "bfloat16": 2**-6}
 
 
 class Side:
@@ -17,6 +20,8 @@ class Side:
         self.torch = None if isinstance(model, Module) else torch_of(model)
         self.model = doubled(model) if double else copy.deepcopy(model)
         self.batch, self.kernel_sets = batch, kernel_sets
+        if not self.parameters or self.dtype not in FLOORS:
+            raise UserError(f"the {type(model).__name__} has no floating parameters: there is nothing to compare")
 
     @property
     def parameters(self) -> list:

@@ -65,12 +65,18 @@ class Trace:
 
 
 def trace(model, batch, kernel_sets: tuple[str, ...] = ()) -> Trace:
-    """Run the model forward and backward on the batch. Raises UserError for what is no model of either kind."""
-    if not isinstance(model, Module):
-        return trace_torch(model, batch)
+    """Run the model forward and backward on the batch. Raises UserError for what does not run."""
     model.zero_grad()
-    with kernels.use(*kernel_sets) if kernel_sets else contextlib.nullcontext():
-        return trace_ours(model, batch)
+    try:
+        if not isinstance(model, Module):
+            return trace_torch(model, batch)
+        with kernels.use(*kernel_sets) if kernel_sets else contextlib.nullcontext():
+            return trace_ours(model, batch)
+    except UserError:
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"the {type(model).__name__} does not run on this batch: {reason}") from error
 
 
 def loss_of(model, batch, F, tensor) -> Any:
@@ -249,7 +255,6 @@ def trace_torch(model, batch) -> Trace:
     modules = [(name, module) for name, module in model.named_modules() if name]
     hooks = [module.register_forward_hook(see(name), with_kwargs=True) for name, module in modules]
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    model.zero_grad()
     try:
         loss = loss_of(model, batch, torch.nn.functional, own(model, torch))
         keep(LOSS, loss)

@@ -44,7 +44,7 @@ def test_a_wrong_factor_is_named_with_input_index_and_both_numbers():
     analytic, right, factor = map(float, re.findall(r"-?\d+\.\d+", str(caught.value)))
     assert analytic == pytest.approx(2 * right)
     assert factor == 2
-    assert "only at index 1 of axis 0" in str(caught.value)
+    assert "only at [1, 2]" in str(caught.value)
 
 
 def test_a_wrong_element_that_was_not_tried_alone_shows_in_the_projection():

@@ -56,18 +56,23 @@ def _hypotheses(got: np.ndarray, expected: np.ndarray, arrays: dict, others: dic
         if isinstance(x, np.ndarray) and x.dtype.kind == "f" and x.shape == got.shape
     }
     yield from _factors_of(got, expected, same)
+    yield from _factor_somewhere(got, expected)
     yield from _factor_for_each(got, expected)
     yield from _terms(difference, expected, same)
     yield from _terms_for_each(difference, expected, same)
-    yield from _where(got, expected)
+    yield from _products(got, same)
+    yield from _somewhere(got, expected)
 
 
 def _factor(got, expected, arrays) -> Iterator[Hypothesis]:
     (c,), formula = fit(got, [expected], spare=0)
+    length, few = _length(c, got, arrays), got.size < SPARE
     if abs(c + 1) <= TOLERANCE:
         yield "the sign is wrong", formula
-    elif abs(c) > TOLERANCE:
-        yield f"it is off by a factor of {_number(c)}{_length(c, got, arrays)}", formula
+    elif abs(c) > TOLERANCE and (length or not few or _simple(c)):  # any number is some multiple of any other
+        yield f"it is off by a factor of {_number(c)}{length}", formula
+    for dtype in ("float32", "float16"):
+        yield f"it is rounded to {dtype}", expected.astype(dtype).astype(expected.dtype)
 
 
 def _length(c: float, got: np.ndarray, arrays: dict) -> str:
@@ -111,8 +116,9 @@ def _repeated(expected, arrays) -> Iterator[Hypothesis]:
                 np.add.at(all_of_them, where, dy)
             except (IndexError, TypeError, ValueError):
                 continue  # no index
+            all_of_them[expected == 0] = 0  # as at a padding
             if np.allclose(all_of_them, expected, rtol=TOLERANCE, atol=TOLERANCE * np.abs(expected).max()):
-                yield words, last
+                yield words, np.where(expected == 0, 0, last)
 
 
 def _index(index, shape):
@@ -134,7 +140,7 @@ def _along(axis: int):
 
 
 def _masks(got, expected) -> Iterator[Hypothesis]:
-    if not expected.all():
+    if expected.any() and not expected.all():
         stopped = np.where(expected == 0, 0, got)
         if _explains(stopped, expected, np.linalg.norm(got - expected)):
             yield f"it is not zero at {np.sum(got != stopped)} elements where it must be: is a mask missing?", got
@@ -148,6 +154,7 @@ def _factors_of(got, expected, same) -> Iterator[Hypothesis]:
     """c expected u^p v^q."""
     with np.errstate(all="ignore"):
         powers = {(name, p): x**p for name, x in same.items() for p in (1, -1, 2, -2)}
+        powers |= {(f"exp({name})", p): _exp(p * x) for name, x in same.items() for p in (1, -1)}
         powers |= {(f"(1 {s} {name})", p): (1 + (s == "+") * x - (s == "-") * x) ** p
                    for name, x in same.items() for s in "+-" for p in (1, -1)}  # fmt: skip
         for count in (1, 2):
@@ -195,6 +202,8 @@ def _terms_for_each(difference, expected, same) -> Iterator[Hypothesis]:
         _, formula = fit(difference, [x], axis)
         along = f"along {_axis(axis, difference)}"
         yield f"it misses a term that is {along} a multiple of {name} (a projection?)", expected + formula
+    for axis, (name, x) in itertools.product(_axes(difference), same.items()):
+        along = f"along {_axis(axis, difference)}"
         _, formula = fit(difference, [_exp(x)], axis)
         yield f"it misses a term that is {along} a multiple of exp({name})", expected + formula
         _, formula = fit(difference, [ones, x], axis)
@@ -203,25 +212,43 @@ def _terms_for_each(difference, expected, same) -> Iterator[Hypothesis]:
         yield f"it misses a term that is {along} a multiple of {name} and one of exp({name})", expected + formula
 
 
-def _where(got, expected) -> Iterator[Hypothesis]:
-    """Wrong in some places alone."""
-    scale = np.abs(got - expected).max()
-    wrong = np.abs(got - expected) > TOLERANCE * scale
-    if wrong.all():
-        return
-    where = f"at {wrong.sum()} of {got.size} elements alone"
-    for axis in range(got.ndim):
-        lines = wrong.any(axis=tuple(i for i in range(got.ndim) if i != axis))
-        indices = np.flatnonzero(lines)
-        if len(indices) < len(lines) and len(indices) == indices[-1] - indices[0] + 1:
-            span = f"index {indices[0]}" if len(indices) == 1 else f"indices {indices[0]} to {indices[-1]}"
-            where = f"only at {span} of {_axis(axis, got)}"
-            break
-    (c,), _ = fit(got[wrong], [expected[wrong]], spare=0)
-    formula = np.where(wrong, c * expected, got)
-    yield (f"the sign is wrong {where}" if abs(c + 1) <= TOLERANCE else f"it is off by {_number(c)} {where}"), formula
-    if wrong.mean() <= 0.5:
+def _products(got, same) -> Iterator[Hypothesis]:
+    for count in (1, 2, 3):
+        for chosen in itertools.combinations_with_replacement(same, count):
+            (c,), formula = fit(got, [np.prod([same[name] for name in chosen], axis=0)])
+            yield f"it is {_number(c)} {' '.join(chosen)}, and nothing else", formula
+
+
+def _factor_somewhere(got, expected) -> Iterator[Hypothesis]:
+    wrong, where, _ = _wrong(got, expected)
+    if where:
+        (c,), _ = fit(got[wrong], [expected[wrong]], spare=0)
+        formula = np.where(wrong, c * expected, got)
+        if abs(c + 1) <= TOLERANCE:
+            yield f"the sign is wrong {where}", formula
+        elif wrong.sum() > SPARE or _simple(c):
+            yield f"it is off by a factor of {_number(c)} {where}", formula
+
+
+def _somewhere(got, expected) -> Iterator[Hypothesis]:
+    wrong, where, in_a_row = _wrong(got, expected)
+    if where and (in_a_row or wrong.mean() <= 0.5):
         yield f"it is wrong {where}", got
+
+
+def _wrong(got, expected) -> tuple[np.ndarray, str, bool]:
+    """Where it is wrong, in words if not everywhere, and whether those are neighbors along an axis."""
+    wrong = np.abs(got - expected) > 1e-6 * np.abs(expected).max()
+    if wrong.all() or not wrong.any():
+        return wrong, "", False
+    if wrong.sum() == 1:
+        return wrong, f"only at {np.argwhere(wrong)[0].tolist()}", True
+    for axis in reversed(range(got.ndim)):
+        indices = np.flatnonzero(wrong.any(axis=tuple(i for i in range(got.ndim) if i != axis)))
+        if len(indices) < got.shape[axis] and len(indices) == indices[-1] - indices[0] + 1:
+            span = f"index {indices[0]}" if len(indices) == 1 else f"indices {indices[0]} to {indices[-1]}"
+            return wrong, f"only at {span} of {_axis(axis, got)}", True
+    return wrong, f"at {wrong.sum()} of {got.size} elements alone", False
 
 
 def fit(target: np.ndarray, basis: list[np.ndarray], axis: int | None = None, spare: int = SPARE) -> tuple:
@@ -235,9 +262,13 @@ def fit(target: np.ndarray, basis: list[np.ndarray], axis: int | None = None, sp
     move = (lambda x: x.reshape(1, -1)) if axis is None else (lambda x: np.moveaxis(x, axis, -1).reshape(lines, -1))
     columns = np.stack([move(x) for x in basis], axis=-1)  # (lines, elements, coefficients)
     size = np.sqrt((columns**2).sum(axis=1, keepdims=True))
-    size[size == 0] = 1
-    coefficients = (np.linalg.pinv(columns / size) @ move(target)[..., None])[..., 0] / size[:, 0]
+    if not np.isfinite(size).all():
+        return (np.nan,) * len(basis), np.full(target.shape, np.nan)
+    columns = columns / np.where(size == 0, 1, size)
+    normal = columns.swapaxes(1, 2) @ columns
+    coefficients = (np.linalg.pinv(normal, 1e-12) @ (columns.swapaxes(1, 2) @ move(target)[..., None]))[..., 0]
     fitted = np.einsum("lec,lc->le", columns, coefficients)
+    coefficients = coefficients / np.where(size == 0, 1, size)[:, 0]
     if axis is None:
         return tuple(coefficients[0]), fitted.reshape(target.shape)
     others = target.shape[:axis] + target.shape[axis + 1 :]
@@ -266,5 +297,10 @@ def _number(c: float) -> str:
     if not np.isfinite(c):
         return "no number"
     fraction = Fraction(c).limit_denominator(12)
-    simple = fraction.denominator > 1 and bool(abs(fraction - c) <= TOLERANCE * abs(c))
-    return f"{c:#.4g}" + f" ({fraction})" * simple
+    return f"{c:#.4g}" + (f" ({fraction})" if _simple(c) and fraction.denominator > 1 else "")
+
+
+def _simple(c: float) -> bool:
+    """Whether it is a fraction of small numbers."""
+    fraction = Fraction(c).limit_denominator(12) if np.isfinite(c) else 0
+    return bool(0 < abs(fraction) <= 12 and abs(fraction - c) <= 1e-6 * abs(c))

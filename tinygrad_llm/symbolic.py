@@ -35,11 +35,13 @@ try:
 except ModuleNotFoundError as error:
     raise UserError("proofs are SymPy's, which is not installed: pip install 'tinygrad-llm[prove]'") from error
 
+DIGITS, NOTHING = 30, 1e-20  # how a number is looked at, which finds orders and errors and proves nothing
+
 _region: ContextVar[dict] = ContextVar("region")
 
 
 class Undecided(GradientError):
-    """Neither proven nor refuted: the two agree at the point, and `vanishes` does not know why."""
+    """Neither proven nor refuted: the two agree at the symbols' values, and `vanishes` does not know why."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,13 @@ def prove(operation: Callable | type[Function], *inputs, **options) -> Proof:
     >>> from tinygrad_llm import ops
     >>> from tinygrad_llm.symbolic import prove, symbols
     >>> prove(ops.softmax, symbols("x", 3, at=[1, 3, 2]))
-    Proof(inputs=(0,), region=(x_1 > x_0, x_1 > x_2))
+    Proof(inputs=(0,), region=(x_0 < x_1, x_1 > x_2))
     >>> prove(Square, symbols("x", 2, 3))  # a Function of one's own
     Proof(inputs=(0,), region=())
 
     inputs: `symbols` for those whose gradient is to be proven; anything else is passed on, as options are. A symbol may
     stand in several places, as may expressions of symbols: then the chain rule's total is proven.
-    Raises GradientError where a gradient is another, with both at the symbols' values; Undecided; and TypeError
+    Raises GradientError where a gradient is another, with both numbers at the symbols' values; Undecided; and TypeError
     where there is nothing to prove.
     """
     token = _region.set({})
@@ -76,7 +78,7 @@ def prove(operation: Callable | type[Function], *inputs, **options) -> Proof:
     if not places:
         raise TypeError("prove needs an input of `symbols` to which the backward sends a gradient")
     pairs = zip(_elements(_output_gradient(y)), _elements(y), strict=True)
-    loss = sum(dy * y_i for dy, y_i in pairs if y_i.free_symbols)
+    loss = sympy.Add(*(dy * y_i for dy, y_i in pairs if y_i.free_symbols))
     variables = sorted(set().union(*(x.free_symbols for i in places for x in _elements(inputs[i]))), key=str)
     for i in places:
         if np.shape(gradients[i]) != inputs[i].shape:
@@ -84,13 +86,12 @@ def prove(operation: Callable | type[Function], *inputs, **options) -> Proof:
     for variable in variables:
         derivative = sympy.diff(loss, variable)
         pairs = [pair for i in places for pair in zip(_elements(inputs[i]), _elements(gradients[i]), strict=True)]
-        ours = sum(dx * sympy.diff(x, variable) for x, dx in pairs if variable in x.free_symbols)
-        ours = sympy.sympify(ours)
+        ours = sympy.Add(*(dx * sympy.diff(x, variable) for x, dx in pairs if variable in x.free_symbols))
         if not vanishes(derivative - ours):
             numbers = f"the gradient gives {_number(ours)}, SymPy's derivative {_number(derivative)}"
-            if abs(_number(derivative - ours)) < 1e-20:
+            if abs(_number(derivative - ours)) < NOTHING:
                 raise Undecided(f"for {variable}, {numbers}: equal there, and neither proven nor refuted elsewhere")
-            raise GradientError(f"for {variable}, at the symbols' values, {numbers}")
+            raise GradientError(f"for {variable} at the symbols' values, {numbers}")
     return Proof(tuple(places), region)
 
 
@@ -122,7 +123,9 @@ def symbols(name: str, *shape: int, at=None) -> "Symbols":
     """
     if at is None:
         at = np.random.default_rng(zlib.crc32(name.encode())).permutation(1999)[: math.prod(shape)] / 500 - 2
-    at = np.reshape(np.asarray(at, dtype=object), shape or np.shape(at))
+        at = at.reshape(shape)
+    at = np.asarray(at, dtype=object)
+    at = at.reshape(shape or at.shape)
     array = np.empty(at.shape, dtype=object)
     for index, value in np.ndenumerate(at):
         array[index] = Variable("_".join([name, *map(str, index)]), value)
@@ -187,14 +190,14 @@ class Symbols(np.ndarray):
             target, index, *values = inputs
             getattr(ufunc, method)(target.view(np.ndarray), index, *map(_expressions, values))
             return None
-        inputs = [_expressions(x) for x in inputs]
-        if method == "reduce" and ufunc in FUNCTIONS:
-            result = _reduce(FUNCTIONS[ufunc], *inputs, **options)
-        elif ufunc in COMPARISONS:
-            result = np.frompyfunc(COMPARISONS[ufunc], len(inputs), 1)(*inputs)
+        name, inputs = ufunc.__name__, [_expressions(x) for x in inputs]
+        if method == "reduce" and name in FUNCTIONS:
+            result = _reduce(FUNCTIONS[name], *inputs, **options)
+        elif name in COMPARISONS:
+            result = np.frompyfunc(COMPARISONS[name], len(inputs), 1)(*inputs)
             return np.asarray(result, dtype=bool)
         else:
-            ufunc = np.frompyfunc(FUNCTIONS[ufunc], len(inputs), 1) if ufunc in FUNCTIONS else ufunc
+            ufunc = np.frompyfunc(FUNCTIONS[name], len(inputs), 1) if name in FUNCTIONS else ufunc
             result = getattr(ufunc, method)(*inputs, **options)
         if out is not None:
             out[0].view(np.ndarray)[...] = result
@@ -207,7 +210,7 @@ class Symbols(np.ndarray):
 
 
 def _expressions(x) -> np.ndarray:
-    """What meets Symbols, as a plain array of exact expressions; an array of numbers that are no floats as it is."""
+    """x as a plain array of exact expressions."""
     return np.asarray(np.frompyfunc(exact, 1, 1)(np.asarray(x, dtype=object).view(np.ndarray)), dtype=object)
 
 
@@ -239,16 +242,16 @@ def _reduce(function: Callable, x: np.ndarray, axis=0, keepdims=False, **_) -> n
 
 
 def _number(x: sympy.Expr) -> sympy.Expr:
-    """x at the symbols' values, to 30 digits."""
-    return sympy.N(x.xreplace({variable: variable.value for variable in x.free_symbols}), 30)
+    """x at the symbols' values, to many digits."""
+    return sympy.N(x.xreplace({variable: variable.value for variable in x.free_symbols}), DIGITS)
 
 
-def _sign(x, y=sympy.Integer(0)) -> int:
+def _sign(x: sympy.Expr, y: sympy.Expr = sympy.S.Zero) -> int:
     """Of x - y, at the symbols' values: 1 or -1; or 0 if x and y are the same expression."""
     if x == y:
         return 0
     difference = _number(x - y)
-    if abs(difference) < 1e-20:
+    if abs(difference) < NOTHING:
         if vanishes(x - y):
             return 0
         raise UserError(f"{x} and {y} are equal at the symbols' values: derivatives may end there; choose others")
@@ -266,36 +269,37 @@ def _smaller(x, y):
     return y if _sign(x, y) > 0 else x
 
 
+# by the names of the ufuncs: that of `clip` is not public
 COMPARISONS = {
-    np.greater: lambda x, y: _sign(x, y) > 0,
-    np.greater_equal: lambda x, y: _sign(x, y) >= 0,
-    np.less: lambda x, y: _sign(x, y) < 0,
-    np.less_equal: lambda x, y: _sign(x, y) <= 0,
-    np.equal: lambda x, y: _sign(x, y) == 0,
-    np.not_equal: lambda x, y: _sign(x, y) != 0,
-    np.isfinite: lambda x: not x.is_infinite,
-    np.isinf: lambda x: bool(x.is_infinite),
-    np.isnan: lambda x: x is sympy.nan,
-    np.signbit: lambda x: _sign(x) < 0,
+    "greater": lambda x, y: _sign(x, y) > 0,
+    "greater_equal": lambda x, y: _sign(x, y) >= 0,
+    "less": lambda x, y: _sign(x, y) < 0,
+    "less_equal": lambda x, y: _sign(x, y) <= 0,
+    "equal": lambda x, y: _sign(x, y) == 0,
+    "not_equal": lambda x, y: _sign(x, y) != 0,
+    "isfinite": lambda x: not x.is_infinite,
+    "isinf": lambda x: bool(x.is_infinite),
+    "isnan": lambda x: x is sympy.nan,
+    "signbit": lambda x: _sign(x) < 0,
 }
 FUNCTIONS = {
-    np.maximum: _larger,
-    np.minimum: _smaller,
-    np.clip: lambda x, low, high: _smaller(_larger(x, low), high),
-    np.absolute: lambda x: x if _sign(x) >= 0 else -x,
-    np.sign: lambda x: sympy.Integer(_sign(x)),
-    np.exp: sympy.exp,
-    np.expm1: lambda x: sympy.exp(x) - 1,
-    np.log: sympy.log,
-    np.log1p: lambda x: sympy.log(1 + x),
-    np.sqrt: sympy.sqrt,
-    np.sin: sympy.sin,
-    np.cos: sympy.cos,
-    np.tan: sympy.tan,
-    np.arctan: sympy.atan,
-    np.sinh: sympy.sinh,
-    np.cosh: sympy.cosh,
-    np.tanh: sympy.tanh,
+    "maximum": _larger,
+    "minimum": _smaller,
+    "clip": lambda x, low, high: _smaller(_larger(x, low), high),
+    "absolute": lambda x: x if _sign(x) >= 0 else -x,
+    "sign": lambda x: sympy.Integer(_sign(x)),
+    "exp": sympy.exp,
+    "expm1": lambda x: sympy.exp(x) - 1,
+    "log": sympy.log,
+    "log1p": lambda x: sympy.log(1 + x),
+    "sqrt": sympy.sqrt,
+    "sin": sympy.sin,
+    "cos": sympy.cos,
+    "tan": sympy.tan,
+    "arctan": sympy.atan,
+    "sinh": sympy.sinh,
+    "cosh": sympy.cosh,
+    "tanh": sympy.tanh,
 }
 
 

@@ -5,7 +5,7 @@ runs the code of an operation, not a transcript of it: y from symbols x, and dx 
 
     dL/dx - dx = 0
 
-is an identity of expressions, and holds for every number that may stand for the symbols. `vanishes` decides it by
+is an identity of expressions, and so holds for all numbers for which they are defined. `vanishes` decides it by
 arithmetic with whole numbers. Three things to know about what is proven:
 
 - Shapes and indices are those given: the formula for 2 rows of 3 is proven for 2 rows of 3.
@@ -157,7 +157,7 @@ def exact(x) -> sympy.Expr:
     if not isinstance(x, float | np.floating):
         return sympy.Integer(int(x))
     if not math.isfinite(x):
-        return sympy.oo if x > 0 else -sympy.oo  # nan
+        return sympy.nan if math.isnan(x) else sympy.oo if x > 0 else -sympy.oo
     x = float(x)
     simple = Fraction(x).limit_denominator(10**6)
     if math.isclose(simple, x, rel_tol=2**-52):
@@ -183,7 +183,7 @@ class Symbols(np.ndarray):
         return self.copy()
 
     def erfc(self) -> "Symbols":
-        return _elementwise(sympy.erfc)(self)
+        return _symbolic(np.frompyfunc(sympy.erfc, 1, 1)(_expressions(self)))
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, dtype=None, casting=None, subok=None, **options):
         if method == "at":  # in place
@@ -227,10 +227,6 @@ def _symbolic(x):
     return x
 
 
-def _elementwise(function: Callable) -> Callable:
-    return lambda x: _symbolic(np.asarray(np.frompyfunc(function, 1, 1)(_expressions(x)), dtype=object))
-
-
 def _reduce(function: Callable, x: np.ndarray, axis=0, keepdims=False, **_) -> np.ndarray:
     axes = range(x.ndim) if axis is None else np.atleast_1d(axis) % x.ndim
     for each in sorted(axes, reverse=True):
@@ -255,10 +251,10 @@ def _sign(x: sympy.Expr, y: sympy.Expr = sympy.S.Zero) -> int:
         if vanishes(x - y):
             return 0
         raise UserError(f"{x} and {y} are equal at the symbols' values: derivatives may end there; choose others")
-    sign = 1 if difference > 0 else -1
-    if x.free_symbols or y.free_symbols:
-        _region.get({})[x > y if sign > 0 else x < y] = None
-    return sign
+    condition = x > y if difference > 0 else x < y
+    if condition != sympy.true:  # as it is between numbers
+        _region.get({})[condition] = None
+    return 1 if difference > 0 else -1
 
 
 def _larger(x, y):
@@ -269,7 +265,7 @@ def _smaller(x, y):
     return y if _sign(x, y) > 0 else x
 
 
-# by the names of the ufuncs: that of `clip` is not public
+# By the names of the ufuncs, since that of `clip` is not public
 COMPARISONS = {
     "greater": lambda x, y: _sign(x, y) > 0,
     "greater_equal": lambda x, y: _sign(x, y) >= 0,

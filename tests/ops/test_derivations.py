@@ -19,7 +19,8 @@ from tinygrad_llm import Function
 from tinygrad_llm.autograd import operation
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.gradcheck import GradientError
-from tinygrad_llm.symbolic import Proof, Symbols, Undecided, exact, prove, symbols, vanishes
+from tinygrad_llm.identities import vanishes
+from tinygrad_llm.symbolic import Proof, Symbols, Undecided, exact, prove, symbols
 from tinygrad_llm.verification import operations
 
 

@@ -11,7 +11,7 @@ from tinygrad_llm.errors import UserError
 def set_threads(threads: int | None) -> int:
     """Compute on so many threads from now on, on all cores for None; return the number.
 
-    NUMBA_NUM_THREADS, where it is set, counts as the number of cores. Raises UserError for more than those, and for none.
+    NUMBA_NUM_THREADS, where it is set, counts as the number of cores. Raises UserError for more, and for none.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     use_numba = "numba" in kernels.active()

@@ -36,6 +36,18 @@ def smollm2() -> Path:
     return file
 
 
+@pytest.fixture(autouse=True)
+def the_same_kernels():
+    """What a run in this process chose to compute with is not what the next test computes with."""
+    from tinygrad_llm import kernels
+
+    active = kernels._active
+    yield
+    if kernels._active is not active:
+        kernels._active = active
+        kernels._chosen.clear()
+
+
 def _missing(message: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(message)

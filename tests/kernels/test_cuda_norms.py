@@ -319,7 +319,10 @@ def run_everything(versions: list[str]) -> None:
                 ours("layernorm", inputs_of("layernorm", 150, 9, "float32"), "float32")
 
 
-@pytest.mark.parametrize(("sanitizer", "versions"), [("thread", VERSIONS), ("address", []), ("memory", VERSIONS[1:2])])
+@pytest.mark.parametrize(
+    ("sanitizer", "versions"),
+    [("thread", VERSIONS), pytest.param("address", [], marks=pytest.mark.slow), ("memory", VERSIONS[1:2])],
+)
 def test_no_run_races_overruns_or_reads_what_nobody_wrote(sanitizer, versions):
     """All versions were clean under all; which is too slow for every day."""
     assert sanitize.call(sanitizer, run_everything, versions) == []

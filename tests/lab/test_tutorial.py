@@ -30,6 +30,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow  # two minutes: seven checks
 def test_the_commands_run_one_after_the_other(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     commands = [line for block in blocks("sh") for line in block.splitlines()]
@@ -52,6 +53,7 @@ def test_the_commands_run_one_after_the_other(folder, monkeypatch, capsys):
     assert len(re.findall("race  race_layernorm.cu", shown)) >= 1
 
 
+@pytest.mark.slow
 def test_the_python_runs_after_that(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     for block in blocks("python"):

@@ -4,7 +4,6 @@ The ladder, cards without tensor cores for bfloat16, layouts, the same bits in e
 faults of each sum.
 """
 
-import shutil
 from pathlib import Path
 
 import ml_dtypes
@@ -241,17 +240,12 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_seeded_fault_is_seen(fault, tmp_path):
+def test_a_seeded_fault_is_seen(fault, planted):
     dtype, file, old, new, wrong = FAULTS[fault]
-    for path in [*FOLDER.glob("*.cu"), *FOLDER.glob("*.cuh")]:
-        shutil.copy(path, tmp_path)
-    text = (tmp_path / file).read_text()
-    assert text.count(old) == 1
-    (tmp_path / file).write_text(text.replace(old, new))
     sizes = (1, 2, 1, 33, 33, 16)
     arrays = numbers(sizes, dtype)
     expected = by_torch(arrays, "float64", keep=kept(sizes))
-    with instead(file, tmp_path / file):
+    with instead(file, planted(file, old, new)):
         results = ours(arrays, dtype, kept(sizes))
     errors = {name: relative_error(*pair) for name, *pair in zip(NAMES, results, expected, strict=True)}
     assert {name for name, error in errors.items() if error > 0.02} == wrong

@@ -4,7 +4,6 @@ every operation does not show. Ladder, fused kernels, addresses and sizes off th
 import contextlib
 import copy
 import re
-import shutil
 from importlib import import_module
 
 import ml_dtypes
@@ -289,15 +288,10 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_seeded_fault_of_the_backward_is_seen(name, tmp_path):
+def test_a_seeded_fault_of_the_backward_is_seen(name, planted):
     file, old, new = FAULTS[name]
-    for path in [*FOLDER.glob("*.cu"), *FOLDER.glob("*.cuh")]:
-        shutil.copy(path, tmp_path)
-    text = (tmp_path / file).read_text()
-    assert text.count(old) == 1
-    (tmp_path / file).write_text(text.replace(old, new))
     inputs = inputs_of(name, 150, 12, "float32")  # some blocks have two rows
-    with instead(f"{page_of(name)}.cu", tmp_path / f"{page_of(name)}.cu"):
+    with instead(f"{page_of(name)}.cu", planted(file, old, new).with_name(f"{page_of(name)}.cu")):
         y, *gradients = errors(ours(name, inputs, "float32"), exact(name, inputs, "float32"))
     assert y <= LIMITS["float32"]
     assert max(gradients) > 1e-3

@@ -1,6 +1,5 @@
 """CUDA kernels that have no page of an operation: dropout's mask, AdamW, the norm of all gradients; on the emulator."""
 
-import shutil
 from contextlib import ExitStack
 
 import numpy as np
@@ -10,7 +9,7 @@ from tinygrad_llm import devices, kernels, random
 from tinygrad_llm.devices import to_device
 from tinygrad_llm.kernels.cuda import DTYPES
 from tinygrad_llm.kernels.cuda.emulator import order, sanitize
-from tinygrad_llm.kernels.cuda.launch import FOLDER, instead
+from tinygrad_llm.kernels.cuda.launch import instead
 from tinygrad_llm.ops import attention, attention_qkvpacked, dropout
 from tinygrad_llm.optim.adamw import adamw_step
 from tinygrad_llm.optim.optimizer import grad_norm_clip
@@ -145,15 +144,11 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_seeded_fault_is_seen(fault, tmp_path):
+def test_a_seeded_fault_is_seen(fault, planted):
     file, old, new = FAULTS[fault]
-    for path in [*FOLDER.glob("*.cu"), *FOLDER.glob("*.cuh")]:
-        shutil.copy(path, tmp_path)
-    assert (FOLDER / file).read_text().count(old) == 1
-    (tmp_path / file).write_text((FOLDER / file).read_text().replace(old, new))
-    name = {"adamw.cu": "adamw.cu", "grad_norm.cu": "grad_norm.cu", "philox.cuh": "philox.cu"}[file]
+    kernels_of = planted(file, old, new).with_suffix(".cu")
     with ExitStack() as stack, pytest.raises(AssertionError):
-        stack.enter_context(instead(FOLDER / name, tmp_path / name))
+        stack.enter_context(instead(kernels_of.name, kernels_of))
         if file == "adamw.cu":
             test_adamw_is_the_pages(7, "float32", 0)
         elif file == "grad_norm.cu":

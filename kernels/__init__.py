@@ -166,7 +166,7 @@ def _choose(name: str, page, array):
 def _contract(name: str, parameters: list[str]):
     """What a kernel must have in common with its page: of a backward the first, dy, since the rest is what was saved.
 
-    `needs` and `out`, which the tape gives to those that ask, are each one's own affair.
+    `needs`, `out` and `arrived`, which the tape gives to those that ask, are each one's own affair.
     """
     return parameters[:1] if name.endswith("_backward") else [p for p in parameters if p != "needs"]
 

@@ -57,7 +57,8 @@ def operation(forward: Callable, backward: Callable) -> Callable:
     signature = inspect.signature(forward)
 
     def apply(*inputs, **options) -> Tensor:
-        if options and (_watchers or any(isinstance(x, Tensor) for x in options.values())):  # inputs given by name
+        if options and (_watchers or any(isinstance(x, Tensor) for x in options.values())):
+            # An input may be given by its name, and watchers are shown all arguments, each in its place.
             bound = signature.bind(*inputs, **options)
             bound.apply_defaults()
             inputs, options = bound.args, bound.kwargs
@@ -285,7 +286,8 @@ def watch(hook: Callable[[str, str, tuple, tuple, float], None]) -> Iterator[Non
     """Call `hook(phase, name, inputs, outputs, seconds)` after every operation inside this block.
 
     In phase "forward" the inputs are the operation's, the outputs its result and what it saved; in phase "backward"
-    the inputs are (dy,) and the outputs the gradients of its inputs: the arrays themselves, to look at, not to write.
+    the inputs are (dy,) and the outputs the gradients of its inputs, the first added to what had arrived where the
+    backward does that (see `operation`). They are the arrays themselves, to look at, not to write.
     Optimizers are shown in phase "update", with the flat arrays that they work on: param, grad and their state.
     """
     _watchers.append(hook)

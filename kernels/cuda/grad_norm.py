@@ -1,4 +1,5 @@
-"""The norm of the flat gradient and its clip factor, which the host does not wait for: `grad_norm.cu`."""
+"""The norm of the flat gradient and its clip factor, which the host does not wait for: `grad_norm.cu`;
+`tinygrad_llm.optim.optimizer` has the definition."""
 
 import numpy as np
 

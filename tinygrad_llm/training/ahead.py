@@ -1,10 +1,10 @@
 """Batches on a device: while the model learns from one, the next is copied there."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from tinygrad_llm.data.batches import Batches
 from tinygrad_llm.devices import cupy
 
 
@@ -16,7 +16,7 @@ class Ahead:
     The host waits for neither.
     """
 
-    def __init__(self, batches: Iterator):
+    def __init__(self, batches: Batches):
         self.batches, self.copies = batches, cupy().cuda.Stream(non_blocking=True)
         self.state, self.next = batches.state_dict(), None
 

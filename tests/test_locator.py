@@ -256,6 +256,35 @@ def test_two_versions_of_our_own():
     assert found.place.startswith("h.1.ln_1") and "eps=1e-06 instead of 1e-05" in str(found)
 
 
+class Masked(Module):
+    """Scores of which some are -inf, times a factor."""
+
+    def __init__(self, factor: float):
+        self.linear, self.factor = Linear(8, 8), factor
+
+    def forward(self, x):
+        scores = self.linear(x).masked_fill(np.eye(8, dtype=bool), -math.inf)
+        return F.softmax(scores * self.factor, -1)
+
+
+def test_a_difference_beside_infinity_is_seen():
+    model, other = Masked(2.0), Masked(2.001)
+    other.load_state_dict(model.state_dict())
+    x = np.random.default_rng(0).normal(size=(8, 8))
+    assert compare(model, model, x).agrees
+    found = compare(model, other, x)
+    assert (found.phase, found.operation.name) == ("forward", "mul"), str(found)
+
+
+def test_not_a_number_is_a_difference_in_parameters_and_in_training():
+    model, other = ours(), ours()
+    other.h[1].ln_1.weight.data[3] = np.nan
+    assert "h.1.ln_1.weight differs in 1 of 16 rows, from 3 to 3" in str(compare(model, other, BATCH))
+    optimizers = (lambda p: AdamW(p, lr=math.inf), torch.optim.AdamW)
+    with np.errstate(all="ignore"):
+        assert compare(model, twin(model), BATCH, steps=1, optimizers=optimizers).phase == "training"
+
+
 def test_bad_input_is_one_line():
     model = ours()
     unknown = {"nothing": "wte"}

@@ -74,7 +74,8 @@ def takes_host(kernel_set: str) -> bool:
 
 
 def compare(name: str, kernel_set: str, dtype: str, seeds=(0,)) -> Comparison:
-    """Compare one operation, computed by one kernel set in one dtype, with its oracle on all its cases.
+    """Compare one operation, computed by one kernel set in one dtype, with its oracle on all its cases (whole models
+    are `locator.compare`'s).
 
     Each case runs twice: on contiguous arrays, and on arrays with gaps in memory.
     """
@@ -167,8 +168,11 @@ def with_gaps(x: np.ndarray) -> np.ndarray:
     return wide[..., ::-2]
 
 
-def relative_error(ours: np.ndarray, exact: np.ndarray) -> float:
-    """The largest difference, as a share of the largest number in `exact`; infinite where NaN or infinity differ."""
+def relative_error(ours: np.ndarray, exact: np.ndarray, scale: float | None = None) -> float:
+    """The largest difference, as a share of `scale`, by default the largest number in `exact`.
+
+    Infinite where NaN or infinity differ; where `scale` is 0, the difference itself.
+    """
     if ours.shape != exact.shape:
         return np.inf
     finite = np.isfinite(exact)
@@ -177,9 +181,15 @@ def relative_error(ours: np.ndarray, exact: np.ndarray) -> float:
     if not finite.any():
         return 0.0
     difference = np.abs(ours[finite].astype(np.float64) - exact[finite]).max()
-    scale = max(np.abs(exact[finite]).max(), 1e-3)  # what is zero but for rounding has no relative error
-    error = float(difference / scale)
+    if scale is None:
+        scale = max(largest(exact), 1e-3)  # what is zero but for rounding has no relative error
+    error = float(difference / scale if scale else difference)
     return error if error == error else np.inf
+
+
+def largest(x: np.ndarray) -> float:
+    """The largest number in an array by its size, but for NaN and infinity."""
+    return float(np.abs(x).max(initial=0, where=np.isfinite(x)))
 
 
 def allowed(dtype: str, theirs: np.ndarray, exact: np.ndarray) -> float:

@@ -27,6 +27,7 @@ from tinygrad_llm.locator.replays import repaired, replay, save_operation
 from tinygrad_llm.locator.runs import FLOORS, Side
 from tinygrad_llm.locator.traces import LOSS, Key, Operation, Trace
 from tinygrad_llm.locator.training import Step, train
+from tinygrad_llm.verification import largest, relative_error
 
 __all__ = ["Comparison", "Row", "compare", "replay"]
 
@@ -89,7 +90,8 @@ def compare(
     steps: int = 0,
     optimizers: tuple | None = None,
 ) -> Comparison:
-    """Run two models on one batch and say where they first differ beyond noise (see above).
+    """Run two models on one batch and say where they first differ beyond noise (see above). A single operation is
+    compared with PyTorch's by `verification.compare`.
 
     Args:
         ours: a Module
@@ -142,10 +144,10 @@ def _judge(sides: list[Side], pairing: Pairing, floor: float) -> Comparison:
     elif not found.phase and (row := next((row for row in found.backward if row.differs), None)):
         _explain_backward(found, row, ours, pairing.find(row.key, sides[1].trace, gradients=True))
     if found.agrees:
-        largest = max(found.forward + found.backward, key=lambda row: row.error / row.limit)
+        nearest = max(found.forward + found.backward, key=lambda row: row.error / row.limit)
         found.verdict = (
             f"No difference beyond noise in {len(found.forward)} results and {len(found.backward)} gradients. Nearest "
-            f"to its limit of {largest.limit:.1e} is {largest}, with {largest.error:.1e}."
+            f"to its limit of {nearest.limit:.1e} is {nearest}, with {nearest.error:.1e}."
         )
     if weights:
         found.verdict += f" The parameters are not the same: {'; '.join(weights[:4])}" + (
@@ -162,7 +164,7 @@ def rows(sides: list[Side], pairing: Pairing, floor: float, gradients: bool) -> 
         y = pairing.find(key, theirs.trace, gradients)
         if y is None or x.size != y.size or x.shape[-1:] != y.shape[-1:]:
             continue
-        scale = np.abs(y).max(initial=0)
+        scale = largest(y)
         if key[1] == "gradient":
             scale = max(scale, largest_of_layer(ours.trace, key))
         own = max(
@@ -170,7 +172,7 @@ def rows(sides: list[Side], pairing: Pairing, floor: float, gradients: bool) -> 
             theirs.noise(lambda t: pairing.find(key, t, gradients), scale),  # noqa: B023
         )
         noise = max(noise, own)
-        found.append(Row(key, deviation(x, y.reshape(x.shape), scale), 4 * noise + floor))
+        found.append(Row(key, relative_error(x, y.reshape(x.shape), scale), 4 * noise + floor))
     return found
 
 
@@ -178,15 +180,7 @@ def largest_of_layer(trace: Trace, key: Key) -> float:
     """The largest number in the gradients of the parameters of a layer."""
     layer = key[0].rpartition(".")[0]
     beside = [x for (name, what, _), x in trace.backward.items() if (name.rpartition(".")[0], what) == (layer, key[1])]
-    return max(np.abs(x).max(initial=0) for x in beside)
-
-
-def deviation(x: np.ndarray, y: np.ndarray, scale: float) -> float:
-    """The largest difference as a share of `scale`; infinite where NaN or infinity differ."""
-    with np.errstate(invalid="ignore"):
-        off = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0, np.abs(x - y))
-    largest = float(off.max(initial=0))
-    return np.inf if largest != largest else largest / scale if scale else largest
+    return max(map(largest, beside))
 
 
 def spoken(key: Key) -> str:
@@ -213,11 +207,11 @@ def differing(pairing: Pairing, floor: float) -> list[str]:
                 found.append(f"theirs has no {full}")
             elif x.shape != y.shape:
                 found.append(f"{full} is {x.shape} in ours and {y.shape} in theirs")
-            elif deviation(x, y, scale := np.abs(y).max(initial=0)) > floor:
-                if x.ndim == 2 and x.shape == x.T.shape and deviation(x, y.T, scale) <= floor:
+            elif relative_error(x, y, scale := largest(y)) > floor:
+                if x.ndim == 2 and x.shape == x.T.shape and relative_error(x, y.T, scale) <= floor:
                     found.append(f"{full} is the transpose of theirs")
                     continue
-                at = np.flatnonzero(np.abs(x - y).reshape(len(x), -1).max(1) > floor * scale)
+                at = np.flatnonzero(~(np.abs(x - y).reshape(len(x), -1).max(1) <= floor * scale))
                 zero = [who for who, z in (("ours", x), ("theirs", y)) if not z[at].any()]
                 found.append(
                     f"{full} differs in {len(at)} of {len(x)} rows, from {at[0]} to {at[-1]}"

@@ -9,6 +9,7 @@ from tinygrad_llm.devices import to_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.locator.traces import Key, Trace, doubled, named_modules, torch_of, trace
 from tinygrad_llm.nn import Module
+from tinygrad_llm.verification import largest, relative_error
 
 FLOORS = {"float64": 1e-10, "float32": 4 * 2**-23, "float16": 2**-9, "bfloat16": 2**-6}
 
@@ -60,12 +61,12 @@ class Side:
     def noise(self, array, scale: float) -> float:
         """The rounding in `array(trace)`, as a share of `scale`."""
         up, down = map(array, self.moved)
-        return float(np.abs((up + down) / 2 - array(self.trace)).max(initial=0)) / scale if scale else 0.0
+        return relative_error((up + down) / 2, array(self.trace), scale) if scale else 0.0
 
     def random(self, floor: float) -> Key | None:
         """The first array that is another one when the model runs again."""
         for key, x in self.trace.forward.items():
-            if np.abs(x - self.again.forward[key]).max(initial=0) > floor * np.abs(x).max(initial=0):
+            if relative_error(self.again.forward[key], x, largest(x)) > floor:
                 return key
         return None
 

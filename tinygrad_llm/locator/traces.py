@@ -8,8 +8,8 @@ it ran, and counts what an operation on a layer's parameters computes as that la
 import contextlib
 import copy
 import functools
-import importlib
 import inspect
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -272,7 +272,7 @@ def trace_torch(model, batch) -> Trace:
 def torch_of(model):
     """PyTorch, if the model is a module of its. Raises UserError otherwise."""
     if any(kind.__module__.startswith("torch.nn") for kind in type(model).__mro__):
-        return importlib.import_module("torch")
+        return sys.modules["torch"]
     raise UserError(f"compare takes models, a Module of tinygrad_llm or of torch.nn, and not {type(model).__name__}")
 
 

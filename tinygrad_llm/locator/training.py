@@ -7,8 +7,6 @@ too, and a parameter may be off by four times as much as there.
 import contextlib
 from dataclasses import dataclass
 
-import numpy as np
-
 from tinygrad_llm import functional as F
 from tinygrad_llm import kernels
 from tinygrad_llm.locator.pairing import Pairing
@@ -16,6 +14,7 @@ from tinygrad_llm.locator.runs import Side
 from tinygrad_llm.locator.traces import loss_of, own, start
 from tinygrad_llm.optim import AdamW
 from tinygrad_llm.tensor import Tensor
+from tinygrad_llm.verification import largest, relative_error
 
 
 @dataclass
@@ -42,15 +41,15 @@ def train(sides: list[Side], pairing: Pairing, floor: float, noise: float, steps
         for layer in beside.ours:
             for name in layer.parameters:
                 x, y = layer.array(name), beside.parameter(layer.name, name)
-                room[f"{layer.name}.{name}"] = np.abs(x - y).max(initial=0) / max(np.abs(x).max(initial=0), 1e-30)
+                room[f"{layer.name}.{name}"] = relative_error(y, x, largest(x))
         most = max(room.values())
         rows = []
         for layer in pairing.ours:
             for name in layer.parameters:
                 x, y = layer.array(name), pairing.parameter(layer.name, name)
                 if y is not None:
-                    error = np.abs(x - y).max(initial=0) / max(np.abs(y).max(initial=0), 1e-30)
-                    rows.append((f"{layer.name}.{name}", float(error), 4 * float(most) + floor))
+                    error = relative_error(x, y, largest(y))
+                    rows.append((f"{layer.name}.{name}", error, 4 * most + floor))
         found.append(Step(number, losses, rows))
         if any(error > limit for _, error, limit in rows):
             break

@@ -4,7 +4,6 @@ The folder holds a base and an adapter in Hugging Face's formats, settings.json 
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ def ours(folder: Path, lr: float, grad_clip: float) -> Step:
     from tinygrad_llm.optim import AdamW
     from tinygrad_llm.training.threads import set_threads
 
-    set_threads(int(os.environ["NUMBA_NUM_THREADS"]) if "NUMBA_NUM_THREADS" in os.environ else None)
+    set_threads(None)
     keep_freed_memory()
     model = load_model(folder / "base")
     load_adapter(model, folder / "adapter")

@@ -316,6 +316,13 @@ def eager(name: str, inputs: list, needs: list[bool], device: str = "cpu") -> Ca
     return update if name == UPDATE else call
 
 
+def torch_has_cuda() -> bool:
+    """Whether PyTorch can use a GPU."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 SIDES = {"ours": ours, "numpy": partial(ours, kernel_set="numpy"), "eager": eager}
 SIDES |= {"cuda": cuda, "eager-cuda": partial(eager, device="cuda")}  # on a GPU
 

@@ -1,9 +1,10 @@
 """`tinygrad-llm kernel`"""
 
 import json
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from inspect import cleandoc
+from inspect import getdoc
 from itertools import groupby
 from typing import Literal
 
@@ -13,7 +14,7 @@ from rich.table import Table
 from tinygrad_llm import lab
 from tinygrad_llm.bench.race import report
 from tinygrad_llm.cli.parsing import Parser
-from tinygrad_llm.lab.cards import CARDS, LABEL, Estimate
+from tinygrad_llm.lab.cards import LABEL, Estimate
 
 HELP = """usage: tinygrad-llm kernel new|check|race|roofline ...
 
@@ -87,14 +88,14 @@ def run(argv: list[str]) -> int:
 
 
 def new(argv: list[str]) -> int:
-    operation, settings, _ = _parse("new", "Write a file to begin with.", New, "OPERATION", argv, as_json=False)
+    operation, settings, _ = _parse("new", lab.new, New, "OPERATION", argv, as_json=False)
     paths = lab.new(operation, **settings)
     print(f"{' and '.join(map(str, paths))} written; next: tinygrad-llm kernel check {paths[0]}")
     return 0
 
 
 def check(argv: list[str]) -> int:
-    file, settings, as_json = _parse("check", lab.check.__doc__, Check, "FILE", argv)
+    file, settings, as_json = _parse("check", lab.check, Check, "FILE", argv)
     console = Console(stderr=True)
     with console.status("checking") if console.is_terminal else nullcontext():
         found = lab.check(file, **settings)
@@ -106,15 +107,15 @@ def check(argv: list[str]) -> int:
 
 
 def race(argv: list[str]) -> int:
-    name, settings, as_json = _parse("race", lab.race.__doc__, lab.Race, "OPERATION|FILE", argv)
-    result = lab.race(name, **{key: value for key, value in settings.items() if key != "operations"})
+    name, settings, as_json = _parse("race", lab.race, lab.Race, "OPERATION|FILE", argv, skip={"operations"})
+    result = lab.race(name, **settings)
     print(json.dumps(result) if as_json else report(result))
     return 0
 
 
 def roofline(argv: list[str]) -> int:
-    operation, settings, as_json = _parse("roofline", lab.roofline.__doc__, Roofline, "OPERATION", argv)
-    cards = settings["card"].split(",") if settings["card"] else [*CARDS]
+    operation, settings, as_json = _parse("roofline", lab.roofline, Roofline, "OPERATION", argv)
+    cards = settings["card"].split(",") if settings["card"] else None
     estimates = lab.roofline(operation, cards, settings["models"].split(","))
     if as_json:
         print(json.dumps({"label": LABEL, "estimates": [asdict(e) for e in estimates]}))
@@ -124,8 +125,10 @@ def roofline(argv: list[str]) -> int:
     return 0
 
 
-def _parse(action: str, description: str, settings: type, what: str, argv: list[str], as_json: bool = True):
-    parser = Parser(f"kernel {action}", cleandoc(description), settings, positional=what)
+def _parse(action: str, function: Callable, settings: type, what: str, argv: list[str], as_json=True, skip=None):
+    description = getdoc(function).rpartition("\n\n")[0]  # the last paragraph is on results and errors in Python
+    parser = Parser(f"kernel {action}", description, positional=what)
+    parser.add_class_arguments(settings, as_group=False, skip=skip)
     parser.add_argument("what", metavar=what)
     if as_json:
         parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")

@@ -73,9 +73,10 @@ def card(name: str) -> Card:
 
 
 def roofline(operation: str, cards: list[str] | None = None, models=("124m", "smollm2")) -> list[Estimate]:
-    """What each call of the operation in a training step of the models must do, and the least time for it on each card.
+    """What each call of the operation in a training step of the models must do, and the least time for it on each card;
+    where none of them calls it, the cases that it is verified on.
 
-    Where none of them calls it, the cases that it is verified on. Raises UserError for an unknown operation or card.
+    Raises UserError for an unknown operation or card.
     """
     chosen = [card(name) for name in cards or CARDS]
     return [

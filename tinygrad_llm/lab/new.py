@@ -86,11 +86,13 @@ A kernel to begin with: the functions of the page tinygrad_llm/ops/{operation}.p
 
 
 def new(operation: str, out: str | Path | None = None, language: Literal["cuda", "python"] = "cuda") -> list[Path]:
-    """Write a file to begin a kernel of this operation with, and its wrapper where it needs one; returns their paths.
+    """Write a file to begin a kernel of this operation with, and its wrapper where it needs one.
 
     CUDA: the plainest version there is, which works, or the entry points with empty bodies, or, of an operation that
-    has no CUDA kernel yet, an example and a wrapper. Python: the page's functions. `out` is OPERATION.cu or .py unless
-    given. Raises UserError for an unknown operation, and where a file is there already.
+    has no CUDA kernel yet, an example and a wrapper. Python: the page's functions.
+
+    `out` is OPERATION.cu or .py unless given. Returns the paths. Raises UserError for an unknown operation, and where a
+    file is there already.
     """
     suffix = {"cuda": ".cu", "python": ".py"}[language]
     path = Path(out or f"{operation}{suffix}")

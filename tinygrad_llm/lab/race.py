@@ -55,10 +55,8 @@ def sides(operation: str) -> tuple[str, ...]:
     sets = [name for name in kernels.builtin_sets() if operation in kernels.KernelSet(name).operations()]
     having = [name for name in sets if name != "cuda" or has_card()] or ["ours"]
     pytorch = ["eager"] if util.find_spec("torch") else []
-    if pytorch and "cuda" in having:
-        import torch
-
-        pytorch += ["eager-cuda"] if torch.cuda.is_available() else []
+    if pytorch and "cuda" in having and ops.torch_has_cuda():
+        pytorch += ["eager-cuda"]
     return (*having, "numpy", *pytorch)
 
 
@@ -75,10 +73,11 @@ def is_file(name: str) -> bool:
 
 
 def race(operation: str, **settings) -> dict:
-    """Time every pair of an operation, or a .py file of one's own beside them; see `Race` for the settings.
+    """Time every pair of an operation, or a .py file of one's own beside them.
 
-    Returns what `bench --json` prints: by case and phase, each side's median and quartiles in milliseconds. Raises
-    UserError for an unknown operation, and for a CUDA file: on a card kernels/cuda's own race.
+    The settings are those of `Race`. Returns what `bench --json` prints: by case and phase, each side's median and
+    quartiles in milliseconds. Raises UserError for an unknown operation, and for a CUDA file: on a card kernels/cuda's
+    own race.
     """
     if is_file(operation) and (not (file := Path(operation)).is_file() or file.with_suffix(".cu").is_file()):
         reason = "is CUDA's: only the project's own race, where there is a card" if file.is_file() else "is not there"

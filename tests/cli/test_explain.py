@@ -26,7 +26,7 @@ def test_a_page_has_the_derivation_both_functions_kernels_oracle_tests_and_work(
 
 
 def test_json_says_the_same(capsys):
-    assert main(["explain", "linear", "--json", "true"]) == 0
+    assert main(["explain", "linear", "--json"]) == 0
     page = json.loads(capsys.readouterr().out)
     assert page["derivation"] == ops.linear.__doc__
     assert page["backward"].startswith("def linear_backward(")
@@ -64,7 +64,7 @@ def test_the_table_of_memory_has_a_line_for_each_operation_of_a_layer(capsys):
     assert main(["explain", "--memory", "tiny"]) == 0
     out = capsys.readouterr().out
     assert "0, … 1" in out and "attention_qkvpacked" in out and "all layers" in out
-    assert main(["explain", "--memory", "tiny", "--json", "true"]) == 0
+    assert main(["explain", "--memory", "tiny", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["layer"] for row in rows} == {"0", "1", "model"}
 

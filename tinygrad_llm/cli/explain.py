@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
+from rich.text import Text
 
 import tinygrad_llm
 from tinygrad_llm import activations, kernels, roofline
@@ -28,7 +29,7 @@ With --memory, what each operation of a model keeps for its backward, by layer: 
 
 examples:
   tinygrad-llm explain layernorm
-  tinygrad-llm explain attention --json true
+  tinygrad-llm explain attention --json
   tinygrad-llm explain --memory nanogpt-cpu --batch_size 12
 """
 
@@ -41,29 +42,28 @@ class Explanation:
         memory: a model, by the name of its preset, whose operations' memory to show instead
         batch_size: of the step whose memory is shown
         block_size: its tokens in a row; as many as the model takes, and 1024 at most, unless given
-        json: print one JSON object
     """
 
     memory: str | None = None
     batch_size: int = 1
     block_size: int | None = None
-    json: bool = False
 
 
 def run(argv: list[str]) -> int:
     parser = Parser("explain", DESCRIPTION, Explanation, positional="[OPERATION]")
     parser.add_argument("operation", metavar="OPERATION", nargs="?", help="as in `tinygrad-llm verify`")
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     settings = parser.settings(argv)
-    name = settings.pop("operation")
+    name, as_json = settings.pop("operation"), settings.pop("json")
     c = Explanation(**settings)
     if (name is None) == (c.memory is None):
         raise UserError("give an operation, layernorm say, or a model with --memory")
     if c.memory:
         rows = activations.ledger(preset(c.memory), c.batch_size, c.block_size)
-        print(json.dumps([row._asdict() for row in rows]) if c.json else activations.table(rows))
+        print(json.dumps([row._asdict() for row in rows]) if as_json else activations.table(rows))
         return 0
     page = explain(name)
-    if c.json:
+    if as_json:
         print(json.dumps(page))
     else:
         show(page, Console())
@@ -172,16 +172,18 @@ def work_of(name: str) -> str:
 
 
 def show(page: dict, console: Console) -> None:
-    """The page in the terminal."""
+    """The page in the terminal, whose own lines are left as they are."""
+    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    python = Syntax("", "python", background_color="default")
 
     def heading(text: str) -> None:
-        console.print(f"\n[bold]{text}[/]", highlight=False)
+        say(f"\n{text}", style="bold")
 
     def code(source: str) -> None:
-        console.print(Syntax(source.rstrip(), "python", background_color="default", word_wrap=True))
+        say(python.highlight(source.rstrip()), end="")
 
-    console.print(f"[bold]{page['operation']}[/]  {page['page']}\n", highlight=False)
-    console.print(page["derivation"], markup=False, highlight=False)
+    say(Text.assemble((page["operation"], "bold"), f"  {page['page']}\n"))
+    say(page["derivation"])
     heading("forward and backward")
     code(f"{page['forward']}\n\n{page['backward']}")
     heading("kernels")
@@ -191,19 +193,17 @@ def show(page: dict, console: Console) -> None:
             kernels_table.add_row(path, words)
         console.print(kernels_table, markup=False, highlight=False)
     else:
-        console.print("none: NumPy computes it, on the CPU and, as CuPy, on a GPU")
+        say("none: NumPy computes it, on the CPU and, as CuPy, on a GPU")
     if oracle := page["oracle"]:
         heading(f"PyTorch's side, compared on {oracle['cases']} cases: {oracle['page']}")
         code(oracle["source"])
     heading("tests")
     for path in page["tests"]:
-        console.print(path, highlight=False)
+        say(path)
     for kernel_set, fault in page["faults"].items():
-        console.print(
-            f"a planted fault, {kernel_set}: {fault[-2]!r} becomes {fault[-1]!r}", markup=False, highlight=False
-        )
+        say(f"a planted fault, {kernel_set}: {fault[-2]!r} becomes {fault[-1]!r}")
     heading("work")
-    console.print(page["work"], markup=False, highlight=False)
+    say(page["work"])
 
 
 def _shown(path: Path) -> str:

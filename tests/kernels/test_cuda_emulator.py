@@ -91,6 +91,21 @@ def test_a_planted_race_reads_as_two_lines_of_the_source():
     assert re.fullmatch(r"cuda_faults.cu:\d+ \(\w+ of 4 bytes\): data race on .* with cuda_faults.cu:\d+ .*", report)
 
 
+def write_to_null() -> None:
+    source = 'extern "C" __global__ void f(float* x) {\n  x[threadIdx.x] = 1;\n}'
+    emulator.build(source, "null.cu").get_function("f")((1,), (1,), (np.uintp(0),))
+
+
+def test_a_write_to_no_address_is_found():
+    assert sanitize.call("address", write_to_null) == ["null.cu:2: SEGV"]
+
+
+def test_a_report_without_a_line_of_a_kernel_is_not_lost():
+    program = "import os; os.kill(os.getpid(), 11)"
+    with pytest.raises(UserError, match="AddressSanitizer: SEGV"):
+        sanitize.run("address", ["-c", program])
+
+
 def test_a_program_that_fails_under_a_sanitizer_says_why():
     with pytest.raises(UserError, match="ZeroDivisionError"):
         sanitize.run("memory", ["-c", "1 / 0"])

@@ -10,21 +10,19 @@ arrays; and memory that nobody has written holds NaN.
 
 Halves are summed and multiplied as matrices in float32 and rounded at the end, as CuPy and cuBLAS do.
 """
-
 import functools
 import importlib
 import importlib.util
 import inspect
 import math
-import operator
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import numpy as np
 
 from tinygrad_llm.kernels.cuda.emulator import cuda
+from tinygrad_llm.kernels.cuda.emulator.ndarray import _host, _index, _note, _notes, _wrap, ndarray
 from tinygrad_llm.tensor import floating
 
 HALVES = ("float16", "bfloat16")
@@ -32,16 +30,10 @@ HOST_ARRAYS = ("array", "asarray", "ascontiguousarray", "asfortranarray", "asany
 SUMS = ("sum", "mean", "prod", "var", "std", "cumsum", "cumprod", "matmul", "dot", "einsum", "tensordot")
 ELEMENTS = ("where", "clip")  # functions that compute element by element, and are no ufuncs
 OF_UFUNCS = {"out", "dtype", "where"}  # the options that CuPy's have
-IMPLICIT = (
-    "Implicit conversion to a NumPy array is not allowed. "
-    "Please use `.get()` to construct a NumPy array explicitly."
-)
 METHODS = """copy diagonal flatten nonzero ravel repeat reshape round sort squeeze swapaxes take trace transpose
     view""".split()
 FUNCTIONS = "all any argmax argmin argsort clip cumprod cumsum dot max mean min prod searchsorted std sum var".split()
 """Methods that are functions too, with the same arguments."""
-
-_notes: list[list[str]] = []
 
 
 @contextmanager
@@ -53,167 +45,6 @@ def synchronizations() -> Iterator[list[str]]:
         yield notes
     finally:
         _notes.remove(notes)
-
-
-class ndarray:
-    """An array on the device."""
-
-    __slots__ = ("__weakref__", "host")
-    __array_priority__ = 100
-    __hash__ = None
-
-    def __init__(self, shape, dtype=float):
-        self.host = np.empty(shape, dtype)
-
-    # What it refuses
-
-    def __array__(self, dtype=None, copy=None):
-        raise TypeError(IMPLICIT)
-
-    @property
-    def __cuda_array_interface__(self):
-        raise TypeError("an emulated array is in the host's memory: no other library can use it as a GPU's")
-
-    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
-        function = _function(ufunc.__name__)
-        if out is not None:
-            options["out"] = out[0]
-        return (function if method == "__call__" else getattr(function, method))(*inputs, **options)
-
-    def __array_function__(self, function, types, inputs, options):
-        if not all(issubclass(kind, (ndarray, np.ndarray)) for kind in types):
-            return NotImplemented
-        return _function(function.__name__, function)(*inputs, **options)
-
-    # What it is
-
-    @property
-    def data(self):
-        return SimpleNamespace(ptr=self.host.ctypes.data)
-
-    @property
-    def device(self):
-        return cuda.Device(0)
-
-    @property
-    def flags(self):
-        flags = self.host.flags
-        return SimpleNamespace(c_contiguous=flags.c_contiguous, f_contiguous=flags.f_contiguous, owndata=flags.owndata)
-
-    @property
-    def base(self):
-        return None if self.host.base is None else _wrap(self.host.base)
-
-    def __len__(self) -> int:
-        return len(self.host)
-
-    def __repr__(self) -> str:
-        _note("repr(x)")
-        return repr(self.host)
-
-    def __iter__(self):
-        return (_wrap(row) for row in self.host)
-
-    # What waits for the device
-
-    def get(self, stream=None, order="C", out=None, blocking=True) -> np.ndarray:
-        """A copy in the host's memory."""
-        _note("x.get()")
-        if out is None:
-            return np.array(self.host, order=order)
-        out[...] = self.host
-        return out
-
-    def set(self, array: np.ndarray, stream=None) -> None:
-        """Overwrite with an array of the host's, of this shape and dtype."""
-        if not isinstance(array, np.ndarray):
-            raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
-        if array.dtype != self.dtype:
-            raise TypeError(f"{array.dtype} array cannot be set to {self.dtype} array")
-        if array.shape != self.shape:
-            raise ValueError(f"Shape mismatch. Old shape: {self.shape}, new shape: {array.shape}")
-        self.host[...] = array
-
-    def item(self, *position):
-        _note("x.item()")
-        return self.host.item(*position)
-
-    def tolist(self):
-        _note("x.tolist()")
-        return self.host.tolist()
-
-    def __bool__(self) -> bool:
-        _note("bool(x)")
-        return bool(self.host)
-
-    def __int__(self) -> int:
-        _note("int(x)")
-        return int(self.host)
-
-    def __float__(self) -> float:
-        _note("float(x)")
-        return float(self.host)
-
-    def __index__(self) -> int:
-        _note("x as an index")
-        return operator.index(self.host)
-
-    # Its elements
-
-    def __getitem__(self, index):
-        return _wrap(self.host[_index(index)])
-
-    def __setitem__(self, index, value) -> None:
-        if isinstance(value, np.ndarray) and value.ndim:
-            raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
-        if not isinstance(value, ndarray) and not np.isscalar(value) and not isinstance(value, np.ndarray):
-            raise TypeError(f"an element cannot be set to {type(value)}")
-        alone = isinstance(index, ndarray) and index.dtype == bool and np.ndim(_host(value)) == 0
-        self.host[index.host if alone else _index(index)] = _host(value)  # a number where a mask is needs no waiting
-
-    def astype(self, dtype, order="K", casting="unsafe", subok=None, copy=True):
-        return self if not copy and self.dtype == dtype else _wrap(self.host.astype(dtype, order))
-
-    def fill(self, value) -> None:
-        self[...] = value
-
-
-def _wrap(x):
-    """A device array for NumPy's arrays and numbers, also inside tuples and lists; anything else as it is."""
-    if isinstance(x, (np.ndarray, np.generic)):
-        array = ndarray.__new__(ndarray)
-        array.host = np.asarray(x)
-        return array
-    return type(x)(map(_wrap, x)) if type(x) in (tuple, list) else x
-
-
-def _host(x):
-    """What NumPy computes with for x; refuses NumPy's own arrays."""
-    if isinstance(x, ndarray):
-        return x.host
-    if isinstance(x, np.ndarray):
-        raise TypeError(f"Unsupported type {type(x)}")
-    if type(x) in (tuple, list):
-        return type(x)(map(_host, x))
-    return x
-
-
-def _index(index):
-    if isinstance(index, tuple):
-        return tuple(map(_index, index))
-    if isinstance(index, ndarray) and index.dtype == bool:
-        _note("x[mask]")
-    return _host(index)
-
-
-def _note(what: str) -> None:
-    """Tell those who count that the caller waits for the device."""
-    if _notes:
-        frame = sys._getframe(1)
-        while frame.f_code.co_filename in (__file__, cuda.__file__):
-            frame = frame.f_back
-        for notes in _notes:
-            notes.append(f"{what} at {frame.f_code.co_filename}:{frame.f_lineno}")
 
 
 @functools.cache
@@ -311,6 +142,19 @@ def __getattr__(name: str):
     return _function(name)
 
 
+def _array_ufunc(self, ufunc, method, *inputs, out=None, **options):
+    function = _function(ufunc.__name__)
+    if out is not None:
+        options["out"] = out[0]
+    return (function if method == "__call__" else getattr(function, method))(*inputs, **options)
+
+
+def _array_function(self, function, types, inputs, options):
+    if not all(issubclass(kind, (ndarray, np.ndarray)) for kind in types):
+        return NotImplemented
+    return _function(function.__name__, function)(*inputs, **options)
+
+
 def _attribute(name: str):
     return property(lambda self: _wrap(getattr(self.host, name)) if name in ("T", "mT") else getattr(self.host, name))
 
@@ -351,6 +195,7 @@ OTHERS = {
     "eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal",
     "neg": "negative", "invert": "invert", "abs": "absolute",
 }  # fmt: skip
+ndarray.__array_ufunc__, ndarray.__array_function__ = _array_ufunc, _array_function
 for _name in ("shape", "dtype", "ndim", "size", "nbytes", "itemsize", "strides", "T", "mT"):
     setattr(ndarray, _name, _attribute(_name))
 for _name in METHODS:

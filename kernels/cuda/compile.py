@@ -16,13 +16,12 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.files import write_atomic
 from tinygrad_llm.kernels.cuda import DTYPES
-from tinygrad_llm.kernels.cuda.emulator.build import cache_folder, cuda_headers
+from tinygrad_llm.kernels.cuda.emulator.build import cache_folder, cuda_headers, in_wheels
 from tinygrad_llm.kernels.cuda.launch import FOLDER, options, source
 
 ARCHITECTURES = {"sm_75": "T4, RTX 20", "sm_80": "A100", "sm_90": "H100", "sm_100": "B200"}
@@ -198,11 +197,10 @@ def _instructions(code: bytes) -> dict[str, dict[str, int]]:
 
 
 def _disassembler() -> Path:
-    nvidia = find_spec("nvidia")
-    for root in nvidia.submodule_search_locations if nvidia else []:
-        for program in Path(root).glob("cu*/bin/nvdisasm"):
-            return program
-    raise UserError("NVIDIA's disassembler is not installed: pip install 'tinygrad-llm[lab]'")
+    programs = in_wheels("bin/nvdisasm")
+    if not programs:
+        raise UserError("NVIDIA's disassembler is not installed: pip install 'tinygrad-llm[lab]'")
+    return programs[0]
 
 
 def main() -> None:

@@ -85,14 +85,18 @@ def cache_folder() -> Path:
 
 def cuda_headers() -> Path:
     """The folder of NVIDIA's headers, from the wheels or from an installed toolkit; UserError without."""
-    nvidia = find_spec("nvidia")
-    roots = nvidia.submodule_search_locations if nvidia else []
-    wheels = [path for root in roots for path in sorted(Path(root).glob("cu*/include"))]
     toolkit = Path(os.environ.get("CUDA_PATH", "/usr/local/cuda")) / "include"
-    for folder in [*wheels, toolkit]:
+    for folder in [*in_wheels("include"), toolkit]:
         if (folder / "cuda_fp16.h").is_file():
             return folder
     raise UserError("CUDA's headers are not installed: pip install 'tinygrad-llm[lab]'")
+
+
+def in_wheels(path: str) -> list[Path]:
+    """What NVIDIA's wheels, of whatever version of CUDA, have under this path."""
+    nvidia = find_spec("nvidia")
+    roots = nvidia.submodule_search_locations if nvidia else []
+    return [found for root in roots for found in sorted(Path(root).glob(f"cu*/{path}"))]
 
 
 def check() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from tinygrad_llm import kernels, ops
 from tinygrad_llm.devices import device_or_dtype, emulating, gpu_or_emulator, to_device
+from tinygrad_llm.diagnosis import diagnose
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.tensor import Tensor
 
@@ -225,7 +226,10 @@ def _judge(comparison: Comparison, label: str, ours: dict, exact: dict, theirs: 
         if ours[name].dtype != theirs[name].dtype:
             comparison.failures.append(f"{label}: {name} is {ours[name].dtype}, PyTorch's {theirs[name].dtype}")
         if not error <= limit:
-            comparison.failures.append(f"{label}: {name} is off by {error:.1e}, allowed {limit:.1e}")
+            words = diagnose(ours[name].astype(np.float64), reference)
+            comparison.failures.append(
+                f"{label}: {name} is off by {error:.1e}, allowed {limit:.1e}" + (f": {words}" if words else "")
+            )
         comparison.errors[name] = max(error, comparison.errors.get(name, 0.0))
 
 

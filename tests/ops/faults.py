@@ -3,6 +3,12 @@
 Of a CUDA kernel, a file of `kernels/cuda` comes first: the kernel's own, one that it includes, or what launches it.
 """
 
+import inspect
+from pathlib import Path
+
+from tinygrad_llm import kernels
+from tinygrad_llm.verification import operations
+
 FAULTS = {
     # element-wise
     ("numpy", "add"): ("dy = unbroadcast(dz, y)", "dy = dz"),
@@ -116,3 +122,21 @@ CUDA_FAULTS = {
     "rotary": ("rotary.cu", "x1 * cos1 + x2 * sin2", "x1 * cos1 - x2 * sin2"),
     "swiglu": ("swiglu.cu", "v * p * (1 - p)", "v * p"),
 }
+
+
+def planted(name: str, kernel_set: str, folder: Path) -> Path:
+    """The page or kernel with its mistake, as a file of a user's."""
+    old, new = FAULTS[kernel_set, name]
+    source, backward = source_of(name, kernel_set)
+    file = folder / f"{name}.py"
+    file.write_text(source.replace(backward, backward.replace(old, new)))
+    return file
+
+
+def source_of(name: str, kernel_set: str) -> tuple[str, str]:
+    """The text of a page and of its backward, or the text of a kernel twice: its backward may be several functions."""
+    if kernel_set == "numpy":
+        backward = operations()[name].backward
+        return inspect.getsource(inspect.getmodule(backward)), inspect.getsource(backward)
+    source = inspect.getsource(kernels.KernelSet(kernel_set).find(name))
+    return source, source

@@ -4,17 +4,26 @@ import re
 
 import numpy as np
 import pytest
-from faults import FAULTS
+from faults import planted
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_operations import OPERATIONS, source_of
 
 from tinygrad_llm import Function, gradcheck, kernels
 from tinygrad_llm.diagnosis import diagnose
 from tinygrad_llm.gradcheck import GradientError
 from tinygrad_llm.reference import ORACLES
-from tinygrad_llm.verification import input_names, output_gradient, relative_error, rounded, run, run_oracle
+from tinygrad_llm.verification import (
+    compare,
+    input_names,
+    operations,
+    output_gradient,
+    relative_error,
+    rounded,
+    run,
+    run_oracle,
+)
 
+OPERATIONS = operations()
 RANDOM = np.random.default_rng(5)
 X, DY, EXPECTED = RANDOM.normal(size=(3, 7, 7))
 ARRAYS = {"x": X, "y": np.exp(X), "dy": DY}
@@ -45,12 +54,8 @@ WORDS = {
 
 def said_of(name: str, tmp_path) -> list[str]:
     """What is said of each wrong gradient that the planted fault makes, on all cases."""
-    old, new = FAULTS["numpy", name]
-    source, backward = source_of(name, "numpy")
-    faulty = tmp_path / f"{name}.py"
-    faulty.write_text(source.replace(backward, backward.replace(old, new)))
     said = []
-    with kernels.use(str(faulty)):
+    with kernels.use(str(planted(name, "numpy", tmp_path))):
         for case in ORACLES[name].cases:
             inputs, options = rounded(*case.make(0), "float64")
             exact = run_oracle(ORACLES[name], inputs, options, "float64")
@@ -73,6 +78,11 @@ def said_of(name: str, tmp_path) -> list[str]:
 def test_a_planted_fault_is_named(name, tmp_path):
     said = said_of(name, tmp_path)
     assert any(words and WORDS[name] in words for words in said), said
+
+
+def test_the_comparison_with_pytorch_tells_the_formula(tmp_path):
+    failures = compare("sub", str(planted("sub", "numpy", tmp_path)), "float64").failures
+    assert failures and all(failure.endswith("allowed 1.0e-10: the sign is wrong") for failure in failures), failures
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults import CUDA_FAULTS, FAULTS
+from faults import CUDA_FAULTS, FAULTS, planted, source_of
 
 from tinygrad_llm import kernels
 from tinygrad_llm.devices import emulated
@@ -81,11 +81,7 @@ def test_agrees_with_finite_differences(name, kernel_set):
 @pytest.mark.parametrize(("kernel_set", "name"), FAULTS)
 def test_a_seeded_fault_is_seen(name, kernel_set, tmp_path):
     """The page or kernel with the fault in its backward is used as a user's own kernel."""
-    old, new = FAULTS[kernel_set, name]
-    source, backward = source_of(name, kernel_set)
-    faulty = tmp_path / f"{name}.py"
-    faulty.write_text(source.replace(backward, backward.replace(old, new)))
-    comparison = compare(name, str(faulty), "float64")
+    comparison = compare(name, str(planted(name, kernel_set, tmp_path)), "float64")
     assert comparison.failures
     assert not any(": y is" in failure for failure in comparison.failures)
 
@@ -132,15 +128,6 @@ def test_every_page_is_named_after_its_operation():
         file = Path(inspect.getfile(operation.forward))
         assert (file.stem, operation.backward.__name__) == (name, f"{name}_backward")
         assert operation.__doc__
-
-
-def source_of(name: str, kernel_set: str) -> tuple[str, str]:
-    """The text of a page and of its backward, or the text of a kernel twice: its backward may be several functions."""
-    if kernel_set == "numpy":
-        backward = OPERATIONS[name].backward
-        return inspect.getsource(inspect.getmodule(backward)), inspect.getsource(backward)
-    source = inspect.getsource(kernels.KernelSet(kernel_set).find(name))
-    return source, source
 
 
 def direction(x: np.ndarray) -> np.ndarray:

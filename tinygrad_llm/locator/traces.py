@@ -24,6 +24,7 @@ from tinygrad_llm.devices import to_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.nn import Module
 from tinygrad_llm.tensor import Tensor, floating
+from tinygrad_llm.verification import output_gradient
 
 Key = tuple[str, str, int]
 LOSS = "loss", "result", 0
@@ -47,8 +48,8 @@ class Operation:
 @dataclass
 class Trace:
     """Arrays by key: results and inputs, in the order in which they were computed; the loss's gradients with respect to
-    them; `parameters` and their gradients, under their own names. And of ours the operations, with those that made the
-    array or, in the walk back, its gradient."""
+    them and to the parameters, under their own names. And of ours the operations, with those that made the array or, in
+    the walk back, its gradient."""
 
     forward: dict[Key, np.ndarray] = field(default_factory=dict)
     backward: dict[Key, np.ndarray] = field(default_factory=dict)
@@ -94,9 +95,13 @@ def loss_of(model, batch, F, tensor) -> Any:
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
 
 
-def start(shape: tuple[int, ...]) -> np.ndarray:
-    """The gradient that the walk back starts from: 1 for a loss, random for a result, so that no term can hide."""
-    return np.ones(()) if not shape else np.random.default_rng(7).normal(size=shape)
+def walk_back(loss, torch=None) -> None:
+    """Have a loss derived, or a result from a gradient of random numbers, so that no term can hide."""
+    gradient = output_gradient(tuple(loss.shape)) if loss.shape else np.ones(())
+    if torch:
+        loss.backward(torch.as_tensor(gradient, dtype=loss.dtype, device=loss.device))
+    else:
+        loss.backward(to_device(gradient.astype(loss.dtype), loss.device))
 
 
 # Ours
@@ -169,8 +174,7 @@ def trace_ours(model: Module, batch) -> Trace:
     made.setdefault(id(loss.data), found.operations[-1])  # a scalar of NumPy's has become an array
     found.made = {key: made[id(array)] for key, array in arrays.items() if id(array) in made}
     order = follow(loss, made)
-    gradient = start(loss.shape)
-    loss.backward(to_device(gradient.astype(loss.dtype), loss.device) if loss.shape else None)
+    walk_back(loss)
 
     keys, parameters = defaultdict(list), defaultdict(list)
     for key, operation in found.made.items():
@@ -259,7 +263,7 @@ def trace_torch(model, batch) -> Trace:
         loss = loss_of(model, batch, torch.nn.functional, own(model, torch))
         keep(LOSS, loss)
         found.forward[LOSS] = host(loss)
-        loss.backward(torch.as_tensor(start(tuple(loss.shape)), dtype=loss.dtype, device=loss.device))
+        walk_back(loss, torch)
     finally:
         for hook in hooks:
             hook.remove()

@@ -11,9 +11,8 @@ from tinygrad_llm import functional as F
 from tinygrad_llm import kernels
 from tinygrad_llm.locator.pairing import Pairing
 from tinygrad_llm.locator.runs import Side
-from tinygrad_llm.locator.traces import loss_of, own, start
+from tinygrad_llm.locator.traces import loss_of, own, walk_back
 from tinygrad_llm.optim import AdamW
-from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.verification import largest, relative_error
 
 
@@ -73,7 +72,6 @@ class Runner:
         self.optimizer.zero_grad()
         with kernels.use(*side.kernel_sets) if side.kernel_sets else contextlib.nullcontext():
             loss = loss_of(self.model, side.batch, torch.nn.functional if torch else F, own(self.model, torch))
-            gradient = start(tuple(loss.shape))
-            loss.backward(torch.as_tensor(gradient, dtype=loss.dtype) if torch else Tensor(gradient))
+            walk_back(loss, torch)
             self.optimizer.step()
         return loss.sum().item()

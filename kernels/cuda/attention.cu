@@ -18,12 +18,12 @@
 // for each block of 32 queries (of which half, if causal), since shared memory does not hold them: of a causal head of
 // 1024 × 64, 8.7 times the least. They come from the L2 cache, not from DRAM, as long as it holds k and v of the heads
 // in work, which it nearly always does: 32 such heads are 16 MiB. Backward likewise, k and v for each block of queries,
-// then dy and (twice, for want of room) q for each of keys: 11 times the least. See `work` in attention.py.
+// then dy and (twice, for want of room) q for each of keys: 11 times the least. See `attention` in moved.py.
 #include "attention.cuh"
 
 constexpr int TILE = WARP;                      // rows of a tile: one for each lane
 constexpr int PITCH = WIDTH + 4;                // rows begin at 16 bytes, and those of eight lanes in different banks
-constexpr int COLUMNS = WIDTH / WARP;          // a lane has columns lane, lane + 32, …
+constexpr int COLUMNS = WIDTH / WARP;           // a lane has columns lane, lane + 32, …
 constexpr int ROWS = 8;                         // rows of a warp forward,
 constexpr int BACK_ROWS = WIDTH > 64 ? 4 : 8;   // and backward, where 48 KB must hold two arrays' rows
 
@@ -48,8 +48,7 @@ __device__ inline void scores(float (&s)[R], const float (*rows)[PITCH], const T
 
 // sum_rc += sum_j weight_rj tile_jc
 template <int R>
-__device__ inline void add_weighted(float (&sum)[R][COLUMNS], const float (*weights)[TILE],
-                                                    const Tile& tile) {
+__device__ inline void add_weighted(float (&sum)[R][COLUMNS], const float (*weights)[TILE], const Tile& tile) {
 #pragma unroll 2
   for (int j = 0; j < TILE; j += 4) {
     float rows[4][COLUMNS];
@@ -70,8 +69,8 @@ __device__ inline void add_weighted(float (&sum)[R][COLUMNS], const float (*weig
 
 // `count` of the warp's rows of X = factor_r sum_r
 template <int R>
-__device__ inline void store_rows(scalar* x, long long row, int count, int D,
-                                                  const float (&sum)[R][COLUMNS], const float (&factor)[R]) {
+__device__ inline void store_rows(scalar* x, long long row, int count, int D, const float (&sum)[R][COLUMNS],
+                                  const float (&factor)[R]) {
 #pragma unroll
   for (int r = 0; r < R; ++r)
 #pragma unroll

@@ -13,13 +13,12 @@ from tinygrad_llm.devices import cupy
 from tinygrad_llm.kernels import Unsupported, note_fallback
 from tinygrad_llm.kernels.cuda.launch import kernel
 from tinygrad_llm.kernels.cuda.philox import mask_arguments
+from tinygrad_llm.kernels.cuda.precision import AMPERE
 from tinygrad_llm.ops import attention as page
-from tinygrad_llm.roofline import Work
 from tinygrad_llm.tensor import floating
 
 THREADS = 128
 WIDTHS = 32, 64, 128  # of heads, in shared memory
-FIRST_WITH_BFLOAT16 = 80  # compute capability of tensor cores
 
 
 def attention_forward(q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_causal=False, scale=None):
@@ -88,10 +87,9 @@ class Settings(NamedTuple):
 
     @classmethod
     def of(cls, q, k, keep, dropout_p, is_causal, scale):
-        factor = 1.0 if keep is None else 1 / (1 - dropout_p) if dropout_p < 1 else 0.0
         scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-        mask = (*mask_arguments(cupy().ascontiguousarray(keep) if hasattr(keep, "dtype") else keep), np.float32(factor))
         sizes = q.shape[2], k.shape[2], q.shape[3]
+        mask = mask_arguments(keep, dropout_p)
         return cls(q.shape[1], k.shape[1], mask, keep is not None, scale, is_causal, sizes)
 
     def forward(self, q, k, v, y):
@@ -121,34 +119,6 @@ class Settings(NamedTuple):
 
 def version(dtype, width: int, backward: bool) -> tuple[str, int]:
     """The file of the kernels for arrays of this dtype on this card, and how many rows a block of theirs has."""
-    capability = int(cupy().cuda.Device().compute_capability)
-    if dtype == "float16" or (dtype == "bfloat16" and capability >= FIRST_WITH_BFLOAT16):
+    if dtype == "float16" or (dtype == "bfloat16" and int(cupy().cuda.Device().compute_capability) >= AMPERE):
         return "attention_mma.cu", 64
     return "attention.cu", 16 if backward and width > 64 else 32
-
-
-def work(q, k, is_causal: bool, rows: int = 64, back_rows: int = 64) -> tuple[Work, Work]:
-    """What the kernels do, forward and backward, for arrays like q (B, H, T, D) and k (B, H_kv, S, D): the products,
-    with the scores that the backward makes again, twice, and the bytes that blocks of so many rows ask for.
-
-    It is more than the least (see `tinygrad_llm.roofline`), which has each array once: every block reads the rows of
-    the others again, as far as a causal mask lets it see them, mostly from the L2 cache. attention.cu has blocks of 32
-    rows (backward 16 if D > 64), and its backward reads q once more for each block of keys, which is not counted.
-    """
-    (batch, heads, queries, size), keys = q.shape, k.shape[2]
-    row, statistic = size * q.itemsize, 4 * batch * heads * queries
-
-    def seen(rows: int) -> int:
-        """Rows of k that blocks of so many queries read."""
-        ends = range(rows, queries + rows, rows)
-        return batch * heads * sum(min(keys, end) if is_causal else keys for end in ends)
-
-    def seeing(rows: int) -> int:
-        """Rows of q that blocks of so many keys read."""
-        return batch * heads * sum(max(0, queries - start) if is_causal else queries for start in range(0, keys, rows))
-
-    pairs = seen(1)
-    forward = Work(4 * pairs * size, 2 * q.nbytes + 2 * row * seen(rows) + statistic)
-    backward_q = 4 * q.nbytes + 2 * row * seen(back_rows) + 2 * statistic
-    backward_kv = 4 * k.nbytes + (2 * row + 8) * seeing(back_rows)
-    return forward, Work(14 * pairs * size, backward_q + backward_kv)

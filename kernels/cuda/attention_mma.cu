@@ -10,7 +10,7 @@
 // Bytes: each array once would be B H (2 T + 2 S) D numbers forward. Here k and v are read once for each block of 64
 // queries (of which half, if causal), since shared memory does not hold them: of a causal head of 1024 × 64, 4.7 times
 // the least. They come from the L2 cache as long as it holds k and v of the heads in work. Backward likewise, k and v
-// for each 64 queries, then q and dy for each 64 keys: 5.3 times the least. See `work` in attention.py.
+// for each 64 queries, then q and dy for each 64 keys: 5.3 times the least. See `attention` in moved.py.
 #include "attention.cuh"
 #include "mma.cuh"
 

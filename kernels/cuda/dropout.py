@@ -21,10 +21,7 @@ def _dropped(x, keep, p):
     cp = cupy()
     x, y = cp.ascontiguousarray(x), cp.empty(x.shape, x.dtype)
     if x.size:
-        factor = np.float32(1 / (1 - p) if p < 1 else 0)
-        if hasattr(keep, "dtype"):
-            keep = cp.ascontiguousarray(keep)
-        args = (x, y, *mask_arguments(keep), factor, np.int64(x.size))
+        args = (x, y, *mask_arguments(keep, p), np.int64(x.size))
         blocks = -(-x.nbytes // (16 * THREADS))
         kernel("dropout.cu", "dropout", x.dtype)((blocks,), (THREADS,), args)
     return y

@@ -30,7 +30,7 @@ def embedding_backward(dy, ids, shape, padding_idx, out):
     if dweight is None:
         dweight = cp.empty(shape, dy.dtype)
     (dy,) = alike(dy.astype(dweight.dtype, copy=False))
-    lists = tokens_by_id(ids, rows, NO_ROW if padding_idx is None else padding_idx % rows)
+    lists = tokens_by_id(ids, rows, NO_ROW if padding_idx is None else padding_idx % rows, dy.dtype)
     grid = -(-rows // WARPS), -(-width * dy.itemsize // (16 * LANES))
     args = dy, *lists, dweight, np.int32(rows), np.int32(width), np.int32(add)
     if dweight.size:
@@ -38,15 +38,18 @@ def embedding_backward(dy, ids, shape, padding_idx, out):
     return dweight
 
 
-def tokens_by_id(ids, rows: int, padding: int) -> tuple:
-    """Where each id's tokens start in the list of all tokens in order of their ids, how many it has, and the list."""
+def tokens_by_id(ids, rows: int, padding: int, dtype) -> tuple:
+    """Where each id's tokens start in the list of all tokens in order of their ids, how many it has, and the list.
+
+    The kernels are those compiled for the gradients' dtype, so that the file is not compiled once more.
+    """
     cp = cupy()
     counts, (places, ordered) = cp.zeros(rows, np.int32), cp.empty((2, max(ids.size, 1)), np.int32)
     sizes = np.int32(ids.size), np.int32(rows), np.int32(padding)
 
     def launch(name, *arrays):
         if ids.size:
-            kernel(SOURCE, name, "float32")((-(-ids.size // THREADS),), (THREADS,), (ids, *arrays, *sizes))
+            kernel(SOURCE, name, dtype)((-(-ids.size // THREADS),), (THREADS,), (ids, *arrays, *sizes))
 
     launch("count_tokens", counts)
     starts = cp.cumsum(counts, dtype=np.int32)

@@ -6,6 +6,7 @@ makes of da and h the gradient dh, the bias's, and a once more.
 
 from tinygrad_llm.kernels.cuda.gelu import bias_gelu_backward, bias_gelu_forward
 from tinygrad_llm.kernels.cuda.linear import affine, gradients, rows_of
+from tinygrad_llm.kernels.cuda.product import product
 
 
 def mlp_forward(x, fc_weight, fc_bias, proj_weight, proj_bias, approximate="none"):
@@ -17,7 +18,7 @@ def mlp_forward(x, fc_weight, fc_bias, proj_weight, proj_bias, approximate="none
 
 def mlp_backward(dy, x, h, fc_weight, fc_bias, proj_weight, has_proj_bias, approximate, needs, out):
     rows_dy = rows_of(dy)
-    da, *_ = gradients(rows_dy, None, proj_weight, False, (True, False), None)
+    da = product(rows_dy, proj_weight)
     dh, dfc_bias, a = bias_gelu_backward(da, h, fc_bias, approximate, again=True)
     _, dproj_weight, dproj_bias = gradients(rows_dy, a, proj_weight, has_proj_bias, (False, needs[3]), out[2:])
     dx, dfc_weight, _ = gradients(dh, rows_of(x), fc_weight, False, needs, out)

@@ -20,8 +20,10 @@ def philox_keep(like, seed, shape, threshold):
     return keep
 
 
-def mask_arguments(keep) -> tuple:
-    """What a kernel makes a `Mask` of (see philox.cuh): the booleans or NULL, the seed, the threshold."""
+def mask_arguments(keep, p) -> tuple:
+    """What a kernel makes a `Mask` of (see philox.cuh), the booleans or NULL, the seed and the threshold; and the
+    factor of what is kept."""
+    factor = np.float32(1 if keep is None else 1 / (1 - p) if p < 1 else 0)
     if isinstance(keep, Mask):
-        return NULL, np.uint64(keep.seed), np.uint32(keep.threshold)
-    return NULL if keep is None else keep, np.uint64(0), np.uint32(0)
+        return NULL, np.uint64(keep.seed), np.uint32(keep.threshold), factor
+    return NULL if keep is None else cupy().ascontiguousarray(keep), np.uint64(0), np.uint32(0), factor

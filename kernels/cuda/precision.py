@@ -13,7 +13,7 @@ from tinygrad_llm.errors import UserError
 
 # The numbers of cublasComputeType_t: CUBLAS_COMPUTE_32F, and _FAST_TF32, _FAST_16F and _FAST_16BF.
 COMPUTE_TYPES = {"float32": 68, "tf32": 77, "float16": 74, "bfloat16": 75}
-AMPERE = 80  # compute capability 8.0
+AMPERE = 80  # compute capability 8.0, from which on tensor cores take bfloat16 and tf32
 
 _compute_type = COMPUTE_TYPES["float32"]
 

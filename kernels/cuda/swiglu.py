@@ -23,7 +23,10 @@ def swiglu_backward(dy, gate, up):
 
 
 def bias_swiglu_forward(gate, gate_bias, up, up_bias):
-    """y = swiglu(gate + gate_bias, up + up_bias): the end of two linear layers; biases (F,) or None."""
+    """y = swiglu(gate + gate_bias, up + up_bias): the end of two linear layers; biases (F,) or None.
+
+    No model of ours calls it: where Llama has biases (`mlp_bias`), its linear layers add them.
+    """
     gate, gate_bias, up, up_bias = alike(gate, gate_bias, up, up_bias)
     y = cupy().empty_like(gate)
     launch_tiles(SOURCE, "bias_swiglu_forward", gate, (gate, gate_bias, up, up_bias, y))

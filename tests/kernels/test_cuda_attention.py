@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tinygrad_llm.devices import cupy, emulated
-from tinygrad_llm.kernels.cuda import attention
-from tinygrad_llm.kernels.cuda.attention import attention_backward, attention_forward, work
+from tinygrad_llm.kernels.cuda import attention, moved
+from tinygrad_llm.kernels.cuda.attention import attention_backward, attention_forward
 from tinygrad_llm.kernels.cuda.attention_qkvpacked import attention_qkvpacked_backward, attention_qkvpacked_forward
 from tinygrad_llm.kernels.cuda.emulator import cuda, order, sanitize
 from tinygrad_llm.kernels.cuda.launch import FOLDER, instead
@@ -184,14 +184,21 @@ def test_bfloat16_takes_tensor_cores_where_they_do(monkeypatch):
 def test_work_is_the_least_but_for_rows_read_again():
     """One block of queries and of keys reads every array once: q, dy, k and v twice backward, by two kernels."""
     q, k = np.empty((2, 4, 64, 32), np.float16), np.empty((2, 2, 64, 32), np.float16)
-    forward, backward = work(q, k, is_causal=False)
+    forward, backward = moved.attention(q, k, is_causal=False)
     of_rows = 4 * 2 * 4 * 64
     assert forward == (4 * 2 * 4 * 64 * 64 * 32, 4 * q.nbytes + of_rows)
     assert backward == (
         14 * 2 * 4 * 64 * 64 * 32,
         4 * q.nbytes + 2 * q.nbytes + 4 * k.nbytes + 2 * q.nbytes + 4 * of_rows,
     )
-    assert work(q, k, True)[0].flops == 4 * 2 * 4 * (64 * 65 // 2) * 32
+    assert moved.attention(q, k, True)[0].flops == 4 * 2 * 4 * (64 * 65 // 2) * 32
+
+
+@pytest.mark.parametrize(("dtype", "rows", "share"), [("float32", 32, 8.7), ("float16", 64, 4.7)])
+def test_a_causal_head_is_read_as_often_as_the_source_says(dtype, rows, share):
+    q = np.empty((1, 1, 1024, 64), dtype)
+    forward, _ = moved.attention(q, q, True, rows, rows)
+    assert round(forward.bytes / (4 * q.nbytes + 4 * 1024), 1) == share
 
 
 def exercise() -> None:

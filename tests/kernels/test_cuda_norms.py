@@ -16,7 +16,7 @@ from tinygrad_llm.kernels.cuda import layernorm
 from tinygrad_llm.kernels.cuda.column_sums import part_count
 from tinygrad_llm.kernels.cuda.emulator import order, sanitize
 from tinygrad_llm.kernels.cuda.launch import FOLDER, instead
-from tinygrad_llm.kernels.cuda.traffic import TRAFFIC
+from tinygrad_llm.kernels.cuda.moved import TRAFFIC
 from tinygrad_llm.nn import LayerNorm, RMSNorm, add_norm
 from tinygrad_llm.verification import relative_error
 

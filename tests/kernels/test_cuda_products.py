@@ -12,6 +12,7 @@ from tinygrad_llm.kernels.cuda.launch import instead
 from tinygrad_llm.kernels.cuda.matvec import FEW, matvec
 from tinygrad_llm.kernels.cuda.product import product
 from tinygrad_llm.ops import mlp as mlp_page
+from tinygrad_llm.ops.linear_cross_entropy import chunks
 from tinygrad_llm.quantization import quantize
 from tinygrad_llm.roofline import WorkCounter
 from tinygrad_llm.verification import relative_error
@@ -225,6 +226,16 @@ def test_what_kernels_move_is_near_the_least_or_known_to_be_more():
     assert all(0.99 < share < 1.1 for share in within), within
     beyond = excess(moved.linear_forward(N, F, C, 4), "forward", "linear", (x, fc, bias), (h,))
     assert 2 < beyond < 2.5  # the bias, without which y would be written once
+    dx, dfc = np.empty((N, C), np.float32), np.empty((F, C), np.float32)
+    beyond = excess(moved.linear_backward(N, F, C, 4), "backward", "linear", (h,), (dx, dfc, np.empty(F, np.float32)))
+    assert 1.9 < beyond < 2.2  # dy is read three times
+    y, proj = np.empty((N, C), np.float32), np.empty((C, F), np.float32)
+    beyond = excess(moved.mlp_forward(N, C, F, 4), "forward", "mlp", (x, fc, bias, proj, x[0]), (y,))
+    assert 6 < beyond < 6.5  # the hidden layer, four times
+    chunk_count = len(chunks(N, V))
+    inputs = ("forward", "linear_cross_entropy", (x, table, ids), (loss,))
+    beyond = excess(moved.linear_cross_entropy_forward(N, V, C, 4, chunk_count), *inputs)
+    assert 70 < beyond < 75  # the logits, five times, and the table's gradient, twice a chunk
 
 
 # Faults: text of a file, what replaces it, and what shows it

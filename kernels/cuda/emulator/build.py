@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tinygrad_llm.errors import UserError
+from tinygrad_llm.files import replacing
 from tinygrad_llm.kernels.cuda.emulator.library import Library
 
 INCLUDE = Path(__file__).parent / "include"
@@ -145,13 +146,12 @@ def _compiler_version() -> str:
 
 
 def _compile(arguments: list[str], output: Path, source: str | None = None, libraries: list[str] = ()) -> None:
-    temporary = output.with_name(f".{os.getpid()}-{output.name}")
-    command = ["g++", *FLAGS, *arguments, *libraries, "-o", str(temporary)]
-    environment = {**os.environ, "LC_ALL": "C"}
-    result = subprocess.run(
-        command, input=source, capture_output=True, text=True, errors="replace", env=environment
-    )
-    if result.returncode:
-        errors = re.findall(r"^.*error: .*$", result.stderr, re.MULTILINE) or result.stderr.splitlines()[-1:]
-        raise UserError(errors[0] if errors else f"g++ ended with status {result.returncode}")
-    temporary.rename(output)
+    with replacing(output) as temporary:
+        command = ["g++", *FLAGS, *arguments, *libraries, "-o", str(temporary)]
+        environment = {**os.environ, "LC_ALL": "C"}
+        result = subprocess.run(
+            command, input=source, capture_output=True, text=True, errors="replace", env=environment
+        )
+        if result.returncode:
+            errors = re.findall(r"^.*error: .*$", result.stderr, re.MULTILINE) or result.stderr.splitlines()[-1:]
+            raise UserError(errors[0] if errors else f"g++ ended with status {result.returncode}")

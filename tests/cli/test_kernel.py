@@ -71,6 +71,7 @@ def test_without_an_action_it_lists_them(capsys):
         (["race", "norm"], "no operation is called norm"),
         (["race", "gelu.cu"], "gelu.cu is not there"),
         (["race", "gelu", "--sides", "numba,jax"], "there is no side 'jax': choose from numba"),
+        (["race", "gelu", "--operations", "exp"], "there is no setting '--operations'"),
         (["roofline", "gelu", "--card", "h200"], "there are no figures for the card 'h200'"),
     ],
 )

@@ -10,6 +10,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -80,25 +81,74 @@ def compare(name: str, kernel_set: str, dtype: str, seeds=(0,)) -> Comparison:
 
     Each case runs twice: on contiguous arrays, and on arrays with gaps in memory.
     """
-    oracle = oracles()[name]
-    comparison = Comparison(name, kernel_set, dtype)
+    comparison = Comparison(name, kernel_set, dtype, len(oracles()[name].cases) * len(seeds))
     with kernels.use(kernel_set), place_for(kernel_set) as device:
         comparison.emulated = emulating() and device == "cuda"
-        for index, case in enumerate(oracle.cases):
-            for seed in seeds:
-                inputs, options = rounded(*case.make(seed), dtype)
-                exact = run_oracle(oracle, inputs, options, "float64", dtype)
-                theirs = run_oracle(oracle, inputs, options, dtype, dtype) if dtype in FLOORS else exact
-                for layout in (contiguous, with_gaps):
-                    label = f"case {index} ({describe(inputs, options)}), seed {seed}, {layout.__name__}"
-                    try:
-                        ours = run(operations()[name], inputs, options, dtype, layout, device)
-                    except Exception as error:  # a kernel may do anything
-                        comparison.failures.append(f"{label}: {type(error).__name__}: {error}")
-                    else:
-                        _judge(comparison, label, ours, exact, theirs)
-                comparison.cases += 1
+        for each in runs(name, dtype, device, seeds):
+            label = f"case {each.case} ({describe(each.inputs, each.options)}), seed {each.seed}, {each.layout}"
+            if isinstance(each.ours, Exception):
+                comparison.failures.append(f"{label}: {type(each.ours).__name__}: {each.ours}")
+                continue
+            for verdict in judge(each, dtype):
+                comparison.errors[verdict.name] = max(verdict.error, comparison.errors.get(verdict.name, 0.0))
+                if verdict.wrong:
+                    comparison.failures.append(f"{label}: {verdict.wrong}")
     return comparison
+
+
+class Run(NamedTuple):
+    """An operation's results on one case, those of PyTorch in float64, and PyTorch's own in the dtype, all by name."""
+
+    case: int
+    seed: int
+    layout: str
+    inputs: list
+    options: dict
+    ours: dict[str, np.ndarray] | Exception  # a kernel may do anything
+    exact: dict[str, np.ndarray]
+    theirs: dict[str, np.ndarray]
+
+
+def runs(name: str, dtype: str, device: str = "cpu", seeds=(0,)) -> Iterator[Run]:
+    """Each case of an operation with each seed, by the kernels in use, on contiguous arrays and on arrays with gaps."""
+    oracle = oracles()[name]
+    for index, case in enumerate(oracle.cases):
+        for seed in seeds:
+            inputs, options = rounded(*case.make(seed), dtype)
+            exact = run_oracle(oracle, inputs, options, "float64", dtype)
+            theirs = run_oracle(oracle, inputs, options, dtype, dtype) if dtype in FLOORS else exact
+            for layout in (contiguous, with_gaps):
+                try:
+                    ours = run(operations()[name], inputs, options, dtype, layout, device)
+                except Exception as error:
+                    ours = error
+                yield Run(index, seed, layout.__name__, inputs, options, ours, exact, theirs)
+
+
+class Verdict(NamedTuple):
+    """Of one result its relative error, how large that may be, and what is wrong in words, if anything is."""
+
+    name: str
+    error: float
+    limit: float
+    wrong: str = ""
+
+
+def judge(found: Run, dtype: str) -> Iterator[Verdict]:
+    """A verdict on each result of a run that raised nothing, or one alone where the results are not the right ones."""
+    ours, exact, theirs = found.ours, found.exact, found.theirs
+    if ours.keys() != exact.keys():
+        yield Verdict("y", 0.0, 0.0, f"gradients of {sorted(ours)} where PyTorch gives {sorted(exact)}")
+        return
+    for name, reference in exact.items():
+        error, limit = relative_error(ours[name], reference), allowed(dtype, theirs[name], reference)
+        wrong = []
+        if ours[name].dtype != theirs[name].dtype:
+            wrong.append(f"{name} is {ours[name].dtype}, PyTorch's {theirs[name].dtype}")
+        if not error <= limit:
+            words = diagnose(ours[name].astype(np.float64), reference)
+            wrong.append(f"{name} is off by {error:.1e}, allowed {limit:.1e}" + (f": {words}" if words else ""))
+        yield Verdict(name, error, limit, "; ".join(wrong))
 
 
 @contextlib.contextmanager
@@ -214,23 +264,6 @@ def describe(inputs: list, options: dict) -> str:
     """A case in a few words: the shapes of the inputs, and the options."""
     shapes = ["×".join(map(str, x.shape)) or "scalar" if isinstance(x, np.ndarray) else repr(x) for x in inputs]
     return ", ".join([*shapes, *(f"{key}={value!r}" for key, value in options.items())])
-
-
-def _judge(comparison: Comparison, label: str, ours: dict, exact: dict, theirs: dict) -> None:
-    if ours.keys() != exact.keys():
-        comparison.failures.append(f"{label}: gradients of {sorted(ours)} where PyTorch gives {sorted(exact)}")
-        return
-    for name, reference in exact.items():
-        error = relative_error(ours[name], reference)
-        limit = allowed(comparison.dtype, theirs[name], reference)
-        if ours[name].dtype != theirs[name].dtype:
-            comparison.failures.append(f"{label}: {name} is {ours[name].dtype}, PyTorch's {theirs[name].dtype}")
-        if not error <= limit:
-            words = diagnose(ours[name].astype(np.float64), reference)
-            comparison.failures.append(
-                f"{label}: {name} is off by {error:.1e}, allowed {limit:.1e}" + (f": {words}" if words else "")
-            )
-        comparison.errors[name] = max(error, comparison.errors.get(name, 0.0))
 
 
 def _differentiable(x) -> bool:

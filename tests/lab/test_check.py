@@ -150,6 +150,18 @@ def test_a_python_kernel_is_compared_too(tmp_path, monkeypatch):
     assert [row.dtype for row in report.values] == ["float64", "float32"]
 
 
+def test_a_result_of_another_dtype_or_missing_is_wrong(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    right = "import numpy as np\n\ndef exp_forward(x):\n    y = np.exp(x)\n    return y, y\n\n"
+    (tmp_path / "wide_exp.py").write_text(
+        right.replace("np.exp(x)", "np.exp(x).astype(np.float64)") + "def exp_backward(dy, y):\n    return dy * y\n"
+    )
+    report = lab.check("wide_exp.py")
+    assert {(finding.kind, finding.message) for finding in report.findings} == {
+        ("value", "y is float64, PyTorch's float32")
+    }
+
+
 def test_the_operation_is_in_the_name():
     names = {"layernorm.cu": "layernorm", "my_attention_qkvpacked-2.cu": "attention_qkvpacked", "gelu_1.py": "gelu"}
     assert {name: operation_of(Path(name)) for name in names} == names

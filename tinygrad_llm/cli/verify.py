@@ -31,26 +31,25 @@ class Verification:
         kernels: kernel sets, with commas between them: numpy, numba, cuda, torch, or a file or folder of one's own; all
             unless given
         seeds: how many sets of random inputs to compare on
-        json: print one JSON object a line instead of a table
     """
 
     kernels: str | None = None
     seeds: int = 1
-    json: bool = False
 
 
 def run(argv: list[str]) -> int:
     parser = Parser("verify", DESCRIPTION, Verification, positional="[OPERATION ...]")
     parser.add_argument("operations", metavar="OPERATION", nargs="*", help="all unless given")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of a table")
     settings = parser.settings(argv)
-    names = settings.pop("operations")
+    names, as_json = settings.pop("operations"), settings.pop("json")
     c = Verification(**settings)
     wanted = pairs(names, c.kernels.split(",") if c.kernels else ())
     console = Console(stderr=True)
     quiet = not console.is_terminal
     wanted = track(wanted, "comparing with PyTorch", console=console, transient=True, disable=quiet)
     rows = [compare(*pair, seeds=range(c.seeds)) for pair in wanted]
-    if c.json:
+    if as_json:
         for row in rows:
             print(json.dumps(asdict(row) | {"passed": row.passed}))
     else:

@@ -53,36 +53,29 @@ def compare(found: Source) -> Iterator[Values | Finding]:
 
 
 def compare_in(found: Source, dtype: str, threads: str) -> Iterator[Values | Finding]:
-    oracle, operation = verification.oracles()[found.operation], verification.operations()[found.operation]
-    values = Values(dtype, threads)
-    for number, case in enumerate(oracle.cases):
-        inputs, options = verification.rounded(*case.make(0), dtype)
-        exact = verification.run_oracle(oracle, inputs, options, "float64", dtype)
-        theirs = verification.run_oracle(oracle, inputs, options, dtype, dtype)
-        named = dict(zip(verification.input_names(operation, len(inputs)), inputs, strict=True))
-        named["dy"] = verification.output_gradient(exact["y"].shape)
-        for layout in (verification.contiguous, verification.with_gaps):
-            where = f"case {number} ({verification.describe(inputs, options)}), {dtype}"
-            where += f", threads in {threads} order" if threads else ""
-            where += ", arrays with gaps" if layout is verification.with_gaps else ""
-            values.runs += 1
-            wrong = []
-            try:
-                ours = verification.run(operation, inputs, options, dtype, layout, "cuda" if found.is_cuda else "cpu")
-            except KernelError as error:
-                wrong = [finding_of(str(error), where)]
-            except Exception as error:
-                wrong = [Finding("error", f"{type(error).__name__}: {error}", _place(error, found), (where,))]
-            else:
-                for name, reference in exact.items():
-                    error = verification.relative_error(ours[name], reference)
-                    limit = verification.allowed(dtype, theirs[name], reference)
-                    values.errors[name] = max(error, values.errors.get(name, 0.0))
-                    if not error <= limit:
-                        arrays = {n: x for n, x in named.items() if n != "dy" or name != "y"}
-                        wrong.append(first_wrong(name, ours[name], reference, limit, arrays, where))
-            values.passed &= not wrong
-            yield from wrong
+    operation, values = verification.operations()[found.operation], Values(dtype, threads)
+    for run in verification.runs(found.operation, dtype, "cuda" if found.is_cuda else "cpu"):
+        where = f"case {run.case} ({verification.describe(run.inputs, run.options)}), {dtype}"
+        where += f", threads in {threads} order" if threads else ""
+        where += ", arrays with gaps" if run.layout == verification.with_gaps.__name__ else ""
+        values.runs += 1
+        wrong = []
+        if isinstance(run.ours, KernelError):
+            wrong = [finding_of(str(run.ours), where)]
+        elif isinstance(run.ours, Exception):
+            wrong = [Finding("error", f"{type(run.ours).__name__}: {run.ours}", _place(run.ours, found), (where,))]
+        else:
+            arrays = dict(zip(verification.input_names(operation, len(run.inputs)), run.inputs, strict=True))
+            dy = verification.output_gradient(run.exact["y"].shape)
+            for name, error, limit, words in verification.judge(run, dtype):
+                values.errors[name] = max(error, values.errors.get(name, 0.0))
+                if not error <= limit:
+                    met = arrays if name == "y" else arrays | {"dy": dy}
+                    wrong.append(first_wrong(name, run.ours[name], run.exact[name], limit, met, where))
+                elif words:
+                    wrong.append(Finding("value", words, "", (where,)))
+        values.passed &= not wrong
+        yield from wrong
     yield values
 
 
@@ -91,7 +84,7 @@ def first_wrong(name: str, ours: np.ndarray, exact: np.ndarray, limit: float, ar
     if ours.shape != exact.shape:
         return Finding("value", f"{name} has shape {ours.shape}, should have {exact.shape}", "", (where,))
     ours, finite = ours.astype(np.float64), np.isfinite(exact)
-    scale = max(np.abs(exact[finite]).max(initial=0), 1e-3)
+    scale = max(verification.largest(exact), 1e-3)
     with np.errstate(invalid="ignore"):
         close = np.abs(ours - exact) <= limit * scale
         wrong = ~np.where(finite, close, (ours == exact) | np.isnan(ours) & np.isnan(exact))

@@ -47,7 +47,9 @@ def run(sanitizer: str, arguments: list[str], timeout: float = 600) -> list[str]
         suppressions = Path(folder, "suppressions")
         suppressions.write_text(SUPPRESSIONS)
         settings = f"{OPTIONS.get(sanitizer)}:log_path={folder}/log"
-        environment = {**os.environ, "TINYGRAD_LLM_SANITIZER": sanitizer, "OPENBLAS_NUM_THREADS": "1"}
+        # The threads of the CPU's kernels copy for each other, which is not what is asked about.
+        one_thread = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+        environment = {**os.environ, **one_thread, "TINYGRAD_LLM_SANITIZER": sanitizer}
         environment |= {"TSAN_OPTIONS": f"{settings}:suppressions={suppressions}", "ASAN_OPTIONS": settings}
         command = [sys.executable, *arguments]
         if LIBRARIES[sanitizer]:

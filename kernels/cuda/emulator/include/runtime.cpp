@@ -335,6 +335,8 @@ extern "C" void emulator_launch(Launch* of) {
     if (!thread) return note("there is no memory for the stacks of " + std::to_string(needed) + " threads");
     fibers.push_back(thread);
   }
+  runnable.reserve(MAX_THREADS);  // here: ThreadSanitizer takes for the kernel's what a fiber moves or allocates
+  released.reserve(MAX_THREADS);
   sequence.resize(n_threads);
   for (int i = 0; i < n_threads; ++i) sequence[i] = of->order == Order::reverse ? n_threads - 1 - i : i;
   const long n_blocks = long(grid.x) * grid.y * grid.z;

@@ -26,19 +26,39 @@ FLOORS = {"float32": 4 * 2**-23, "float16": 2**-10, "bfloat16": 2**-7}  # units 
 
 @dataclass
 class Comparison:
-    """An operation with one kernel set in one dtype: its largest errors over all cases, and what failed."""
+    """An operation by one kernel set in one dtype, compared with one suite's cases: its errors, and what failed."""
 
     operation: str
     kernels: str
     dtype: str
+    suite: str = "oracle"
     cases: int = 0
-    errors: dict[str, float] = field(default_factory=dict)  # "y", "dx", "dweight", … -> largest relative error
+    errors: dict[str, list[float]] = field(default_factory=dict)  # "y", "dx", … -> the relative error of each run
+    theirs: dict[str, list[float]] = field(default_factory=dict)  # PyTorch's own in the same runs; none in float64
     failures: list[str] = field(default_factory=list)
     emulated: bool = False  # on the emulator, for want of a GPU
 
     @property
     def passed(self) -> bool:
         return not self.failures
+
+    @property
+    def largest(self) -> dict[str, float]:
+        """The largest error of each result over all runs."""
+        return {name: max(errors) for name, errors in self.errors.items()}
+
+    def add(self, found: "Run") -> None:
+        """Judge one run, and keep its errors and what is wrong."""
+        label = f"case {found.case} ({describe(found.inputs, found.options)}), seed {found.seed}, {found.layout}"
+        if isinstance(found.ours, Exception):
+            self.failures.append(f"{label}: {type(found.ours).__name__}: {found.ours}")
+            return
+        for verdict in judge(found, self.dtype):
+            self.errors.setdefault(verdict.name, []).append(verdict.error)
+            if self.dtype in FLOORS:
+                self.theirs.setdefault(verdict.name, []).append(verdict.theirs)
+            if verdict.wrong:
+                self.failures.append(f"{label}: {verdict.wrong}")
 
 
 def operations() -> dict[str, object]:
@@ -81,18 +101,11 @@ def compare(name: str, kernel_set: str, dtype: str, seeds=(0,)) -> Comparison:
 
     Each case runs twice: on contiguous arrays, and on arrays with gaps in memory.
     """
-    comparison = Comparison(name, kernel_set, dtype, len(oracles()[name].cases) * len(seeds))
+    comparison = Comparison(name, kernel_set, dtype, cases=len(oracles()[name].cases) * len(seeds))
     with kernels.use(kernel_set), place_for(kernel_set) as device:
         comparison.emulated = emulating() and device == "cuda"
         for each in runs(name, dtype, device, seeds):
-            label = f"case {each.case} ({describe(each.inputs, each.options)}), seed {each.seed}, {each.layout}"
-            if isinstance(each.ours, Exception):
-                comparison.failures.append(f"{label}: {type(each.ours).__name__}: {each.ours}")
-                continue
-            for verdict in judge(each, dtype):
-                comparison.errors[verdict.name] = max(verdict.error, comparison.errors.get(verdict.name, 0.0))
-                if verdict.wrong:
-                    comparison.failures.append(f"{label}: {verdict.wrong}")
+            comparison.add(each)
     return comparison
 
 
@@ -126,10 +139,11 @@ def runs(name: str, dtype: str, device: str = "cpu", seeds=(0,)) -> Iterator[Run
 
 
 class Verdict(NamedTuple):
-    """Of one result its relative error, how large that may be, and what is wrong in words, if anything is."""
+    """Of one result its relative error, PyTorch's, how large ours may be, and what is wrong in words, if anything."""
 
     name: str
     error: float
+    theirs: float
     limit: float
     wrong: str = ""
 
@@ -138,17 +152,18 @@ def judge(found: Run, dtype: str) -> Iterator[Verdict]:
     """A verdict on each result of a run that raised nothing, or one alone where the results are not the right ones."""
     ours, exact, theirs = found.ours, found.exact, found.theirs
     if ours.keys() != exact.keys():
-        yield Verdict("y", 0.0, 0.0, f"gradients of {sorted(ours)} where PyTorch gives {sorted(exact)}")
+        yield Verdict("y", 0.0, 0.0, 0.0, f"gradients of {sorted(ours)} where PyTorch gives {sorted(exact)}")
         return
     for name, reference in exact.items():
-        error, limit = relative_error(ours[name], reference), allowed(dtype, theirs[name], reference)
+        error, their_error = relative_error(ours[name], reference), relative_error(theirs[name], reference)
+        limit = 2 * their_error + FLOORS[dtype] if dtype in FLOORS else FLOAT64_LIMIT
         wrong = []
         if ours[name].dtype != theirs[name].dtype:
             wrong.append(f"{name} is {ours[name].dtype}, PyTorch's {theirs[name].dtype}")
         if not error <= limit:
             words = diagnose(ours[name].astype(np.float64), reference)
             wrong.append(f"{name} is off by {error:.1e}, allowed {limit:.1e}" + (f": {words}" if words else ""))
-        yield Verdict(name, error, limit, "; ".join(wrong))
+        yield Verdict(name, error, their_error, limit, "; ".join(wrong))
 
 
 @contextlib.contextmanager
@@ -241,11 +256,6 @@ def relative_error(ours: np.ndarray, exact: np.ndarray, scale: float | None = No
 def largest(x: np.ndarray) -> float:
     """The largest number in an array by its size, but for NaN and infinity."""
     return float(np.abs(x).max(initial=0, where=np.isfinite(x)))
-
-
-def allowed(dtype: str, theirs: np.ndarray, exact: np.ndarray) -> float:
-    """How large the error may be: in float64 a fixed number, else by PyTorch's own."""
-    return 2 * relative_error(theirs, exact) + FLOORS[dtype] if dtype in FLOORS else FLOAT64_LIMIT
 
 
 def input_names(operation, count: int) -> list[str]:

@@ -51,7 +51,7 @@ def run(argv: list[str]) -> int:
     rows = [compare(*pair, seeds=range(c.seeds)) for pair in wanted]
     if as_json:
         for row in rows:
-            print(json.dumps(asdict(row) | {"passed": row.passed}))
+            print(json.dumps(asdict(row) | {"errors": row.largest, "passed": row.passed}))
     else:
         Console().print(table(rows))
         for row in rows:
@@ -68,7 +68,7 @@ def table(rows: list[Comparison]) -> Table:
     for heading in ("operation", "kernels", "dtype", "cases", "forward", "gradients", ""):
         result.add_column(heading, no_wrap=heading not in ("kernels", "gradients"), overflow="fold")
     for row in rows:
-        errors = dict(row.errors)
+        errors = row.largest
         forward = f"{errors.pop('y'):.1e}" if "y" in errors else "–"
         gradients = "  ".join(f"{name}\N{NO-BREAK SPACE}{error:.1e}" for name, error in errors.items())
         verdict = "[green]ok[/]" if row.passed else "[red]FAILED[/]"

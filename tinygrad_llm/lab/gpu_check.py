@@ -137,7 +137,7 @@ def run_task(name: str) -> dict:
     return {
         "passed": comparison.passed,
         "cases": comparison.cases,
-        "errors": comparison.errors,
+        "errors": comparison.largest,
         "failures": comparison.failures[:LINES],
     }
 

@@ -67,7 +67,7 @@ def compare_in(found: Source, dtype: str, threads: str) -> Iterator[Values | Fin
         else:
             arrays = dict(zip(verification.input_names(operation, len(run.inputs)), run.inputs, strict=True))
             dy = verification.output_gradient(run.exact["y"].shape)
-            for name, error, limit, words in verification.judge(run, dtype):
+            for name, error, _, limit, words in verification.judge(run, dtype):
                 values.errors[name] = max(error, values.errors.get(name, 0.0))
                 if not error <= limit:
                     met = arrays if name == "y" else arrays | {"dy": dy}

@@ -40,8 +40,8 @@ ATTENTION = [{"WIDTH": 64}, {"WIDTH": 128}, {"WIDTH": 128, "DROPOUT": 1}]
 CONSTANTS = {"attention.cu": ATTENTION, "attention_mma.cu": ATTENTION}
 
 
-class Unsupported(UserError):
-    """A kernel is not for this architecture or storage type, as its source says by a static_assert."""
+class StaticAssertFailed(UserError):
+    """A kernel is not for this architecture or storage type, as its source says."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def files() -> list[Path]:
 def figures(file: Path, dtype: str, architecture: str, **constants: int) -> dict[str, Figures]:
     """The figures of a file's kernels, by their names.
 
-    Raises Unsupported where they are not for this dtype or architecture, UserError where they do not compile.
+    Raises StaticAssertFailed where they are not for this dtype or architecture, UserError where they do not compile.
     """
     what = file.name, source(file), options(dtype, **constants), architecture
     found = _kept("figures", lambda: _figures(_compile(*what)[1]), what)
@@ -108,7 +108,7 @@ def _rows(file: Path, constants: dict[str, int]) -> list[list[str]]:
     compiled = {dtype: {} for dtype in DTYPES}  # dtype -> architecture -> the file's kernels
     for dtype, of_dtype in compiled.items():
         for architecture in ARCHITECTURES:
-            with contextlib.suppress(Unsupported):
+            with contextlib.suppress(StaticAssertFailed):
                 of_dtype[architecture] = figures(file, dtype, architecture, **constants)
     code = {dtype: instructions(file, dtype, "sm_80", **constants) for dtype in DTYPES if "sm_80" in compiled[dtype]}
     all_of_them = [found for of_dtype in compiled.values() for found in of_dtype.values()]
@@ -151,7 +151,7 @@ def _compile(name: str, text: str, options: tuple[str, ...], architecture: str) 
     log = _bytes(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).decode().strip("\0")
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         errors = [line for line in log.splitlines() if "error" in line or "fatal" in line]
-        error = Unsupported if "static assertion failed" in log else UserError
+        error = StaticAssertFailed if "static assertion failed" in log else UserError
         raise error(f"{name} does not compile for {architecture}, {options[1]}: {(errors or [log])[0]}")
     return _bytes(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program), log
 

@@ -107,7 +107,7 @@ def test_a_report_without_a_line_of_a_kernel_is_not_lost():
 
 
 def test_a_program_that_fails_under_a_sanitizer_says_why():
-    with pytest.raises(UserError, match="ZeroDivisionError"):
+    with pytest.raises(sanitize.ProgramFailed, match="ZeroDivisionError"):
         sanitize.run("memory", ["-c", "1 / 0"])
 
 

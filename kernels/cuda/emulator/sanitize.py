@@ -35,11 +35,16 @@ FRAME = re.compile(r"^ *#\d+ .*?(?P<file>[\w.-]+\.cuh?):(?P<line>\d+)", re.M)
 LOCATION = re.compile(r"Location is global '(?P<name>[^']+)'")
 
 
+class ProgramFailed(UserError):
+    """What runs under a sanitizer fails or does not end, and no report says which line of a kernel is why."""
+
+
 def run(sanitizer: str, arguments: list[str], timeout: float = 600) -> list[str]:
     """Run `python *arguments`, with the kernels that it launches built for `sanitizer`: "thread", "address", "memory".
 
-    Returns what was found, one line each with file and line of the source. Raises UserError where the program fails
-    for another reason, where all that is reported has no line of a kernel, and after `timeout` seconds.
+    Returns what was found, one line each with file and line of the source. Raises ProgramFailed where the program fails
+    for another reason, where all that is reported has no line of a kernel, and after `timeout` seconds; UserError where
+    the sanitizer is not installed.
     """
     if sanitizer not in LIBRARIES:
         raise UserError(f"no sanitizer {sanitizer!r}: give one of {', '.join(LIBRARIES)}")
@@ -59,14 +64,14 @@ def run(sanitizer: str, arguments: list[str], timeout: float = 600) -> list[str]
         try:
             result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
         except subprocess.TimeoutExpired as error:
-            raise UserError(f"{' '.join(arguments)} takes more than {timeout} s under the sanitizer") from error
+            raise ProgramFailed(f"{' '.join(arguments)} takes more than {timeout} s under the sanitizer") from error
         reports = "\n".join(path.read_text() for path in sorted(Path(folder).glob("log*")))
     errors = re.findall(r"^(?:[\w.]*\.)?KernelError: (.*)$", result.stderr, re.MULTILINE)
     found = list(dict.fromkeys([*parse(reports), *errors]))
     elsewhere = "\n".join(re.findall(r"^SUMMARY: (.*)$", reports, re.MULTILINE))
     if not found and (result.returncode or elsewhere):
         said = elsewhere or result.stderr.strip() or result.stdout.strip() or f"status {result.returncode}"
-        raise UserError(f"under the {sanitizer} sanitizer the program failed: {said.splitlines()[-1]}")
+        raise ProgramFailed(f"under the {sanitizer} sanitizer the program failed: {said.splitlines()[-1]}")
     return found
 
 

@@ -11,7 +11,6 @@ be beaten where it is bandwidth.
 """
 
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -216,7 +215,7 @@ def least(answer: dict) -> float:
 def ours(name: str, inputs: list, needs: list[bool], kernel_set: str | None = None) -> Callable[[], dict]:
     if kernel_set:
         kernels.use("numpy" if kernel_set == "numpy" else kernels.KernelSet(kernel_set, name))
-    set_threads(int(os.environ["NUMBA_NUM_THREADS"]))
+    set_threads(None)
     keep_freed_memory()
     if name == UPDATE:
         parameters = [Parameter(x) for x in inputs]

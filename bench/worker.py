@@ -7,7 +7,6 @@ by its path, so that neither their start nor their memory pays for this library.
 
 import contextlib
 import json
-import os
 import re
 import sys
 import time
@@ -31,7 +30,7 @@ def ours(settings: dict, weights: Mapping[str, np.ndarray], kernel_set: str | No
 
     if kernel_set:
         kernels.use(kernel_set)
-    set_threads(int(os.environ["NUMBA_NUM_THREADS"]) if "NUMBA_NUM_THREADS" in os.environ else None)
+    set_threads(None)
     keep_freed_memory()
     model = GPT(GPTConfig(**settings["config"]))
     for name, parameter in model.named_parameters():  # one after the other: the file's arrays are in no peak

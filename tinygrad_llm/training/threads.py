@@ -19,6 +19,8 @@ def set_threads(threads: int | None) -> int:
         import numba
 
         cores = min(cores, numba.config.NUMBA_NUM_THREADS)
+    else:
+        cores = min(cores, int(os.environ.get("NUMBA_NUM_THREADS", cores)))
     threads = cores if threads is None else threads
     if not 1 <= threads <= cores:
         raise UserError(f"threads must be from 1 to {cores}, the cores that there are for it, not {threads}")

@@ -146,11 +146,11 @@ def to_device(x: np.ndarray, device: str) -> np.ndarray:
 
     Raises UserError for an unknown device, and what `cupy` raises.
     """
+    if device == "cpu":
+        return x.get() if on_device(x) else x
     found = DEVICE.fullmatch(device)
     if not found:
         raise UserError(f"no device {device!r}: there are cpu, cuda, and cuda:1 and so on for further GPUs")
-    if device == "cpu":
-        return x.get() if on_device(x) else x
     cp, number = cupy(), int(found[1] or 0)
     if on_device(x) and x.device.id == number:
         return x

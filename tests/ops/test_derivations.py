@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import sympy
 from faults import planted
+from test_autograd import Square
 
-from tinygrad_llm import Function
 from tinygrad_llm.autograd import operation
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.gradcheck import GradientError
@@ -194,18 +194,6 @@ def test_a_seeded_fault_is_refuted(name, tmp_path):
         for inputs, options in CASES[name]:
             prove(faulty, *inputs, **options)
     assert not isinstance(caught.value, Undecided)
-
-
-class Square(Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    def backward(ctx, dy):
-        (x,) = ctx.saved
-        return dy * 2 * x
 
 
 def test_a_function_of_ones_own():

@@ -62,7 +62,7 @@ def lora_linear(
     dropout_p: float = 0.0,
 ) -> Tensor:
     """linear(input, weight, bias) + scale linear(linear(dropout(input), a), b): a is (rank, in), b (out, rank)."""
-    keep = random.mask(input.shape, dropout_p).array(input.data) if dropout_p else None
+    keep = random.mask(input.shape, dropout_p) if dropout_p else None
     if isinstance(weight, Quantized):
         return ops.lora_linear(input, weight.blocks, bias, a, b, scale, keep, dropout_p, weight.type)
     return ops.lora_linear(input, weight, bias, a, b, scale, keep, dropout_p)
@@ -81,7 +81,7 @@ def attention_segments(query: Tensor, key: Tensor, value: Tensor, bounds: np.nda
     """Causal self-attention of query (B, H, T, D) to key and value (B, H_kv, T, D), of texts that share rows, each
     apart from the others: bounds (N, 3) has the row, the start and the end of each."""
     batch, heads, length, _ = query.shape
-    keep = random.mask((batch, heads, length, length), dropout_p).array(query.data) if dropout_p else None
+    keep = random.mask((batch, heads, length, length), dropout_p) if dropout_p else None
     return ops.attention_segments(query, key, value, bounds, keep, dropout_p)
 
 

@@ -5,10 +5,11 @@ import numpy as np
 
 from tinygrad_llm.kernels.numba.attention import attention_backward, attention_forward
 from tinygrad_llm.memory import zeros
+from tinygrad_llm.random import booleans
 
 
 def attention_segments_forward(q, k, v, bounds, keep=None, dropout_p=0.0):
-    y, saved = zeros(q.shape, q.dtype), []
+    y, keep, saved = zeros(q.shape, q.dtype), booleans(keep, q), []
     for b, start, end in bounds.tolist():
         text = np.s_[b : b + 1, :, start:end]
         kept = None if keep is None else keep[*text, start:end]

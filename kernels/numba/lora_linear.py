@@ -10,9 +10,11 @@ import numpy as np
 from tinygrad_llm.kernels.numba.linear import linear_backward, linear_forward
 from tinygrad_llm.kernels.numba.product import product
 from tinygrad_llm.kernels.numba.quantized_linear import quantized_linear_backward, quantized_linear_forward
+from tinygrad_llm.random import booleans
 
 
 def lora_linear_forward(x, weight, bias, a, b, scale=1.0, keep=None, dropout_p=0.0, type=None):
+    keep = booleans(keep, x)
     if type is None:
         y = linear_forward(x, weight, bias)[0]
     else:

@@ -6,17 +6,18 @@ What one text is has no part in another's y, so the derivation is `attention`'s,
 they would cost in rows of their own: no scores are made between two of them. A token in no text has y = 0.
 
 Shapes: q (B, H, T, D); k and v (B, H_kv, T, D); bounds (N, 3), integers: b, start and end of each text, which do not
-overlap; keep None or booleans (B, H, T, T), for dropout; y (B, H, T, D).
+overlap; keep None, booleans (B, H, T, T) or the `random.Mask` that they are made of; y (B, H, T, D).
 """
 
 import numpy as np
 
 from tinygrad_llm.autograd import operation
 from tinygrad_llm.ops.attention import attention_backward, attention_forward
+from tinygrad_llm.random import booleans
 
 
 def attention_segments_forward(q, k, v, bounds, keep=None, dropout_p=0.0):
-    y, saved = np.zeros_like(q), []
+    y, keep, saved = np.zeros_like(q), booleans(keep, q), []
     for b, start, end in bounds.tolist():
         text = np.s_[b : b + 1, :, start:end]
         kept = None if keep is None else keep[*text, start:end]

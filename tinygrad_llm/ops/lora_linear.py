@@ -13,17 +13,19 @@ one of the three large products. It is one operation for the sums: what the adap
 they are made. With a `type`, W is that of the quantized `weight` (out, bytes): see `quantized_linear` (QLoRA, Dettmers
 et al. 2023, https://arxiv.org/abs/2305.14314).
 
-Shapes: x (..., in), weight (out, in), bias (out,) or None, a (r, in), b (out, r), y (..., out); keep None or booleans
-like x.
+Shapes: x (..., in), weight (out, in), bias (out,) or None, a (r, in), b (out, r), y (..., out); keep None, booleans
+like x, or the `random.Mask` that they are made of.
 """
 
 from tinygrad_llm.autograd import operation
 from tinygrad_llm.ops.dropout import dropout_backward, dropout_forward
 from tinygrad_llm.ops.linear import linear_backward, linear_forward
 from tinygrad_llm.ops.quantized_linear import dequantize
+from tinygrad_llm.random import booleans
 
 
 def lora_linear_forward(x, weight, bias, a, b, scale=1.0, keep=None, dropout_p=0.0, type=None):
+    keep = booleans(keep, x)
     y = linear_forward(x, _matrix(weight, type, x), bias)[0]
     u = scale * (_drop(x, keep, dropout_p) @ a.T)  # (..., r)
     y += u @ b.T

@@ -36,6 +36,7 @@ class Comparison:
     errors: dict[str, list[float]] = field(default_factory=dict)  # "y", "dx", … -> the relative error of each run
     theirs: dict[str, list[float]] = field(default_factory=dict)  # PyTorch's own in the same runs; none in float64
     failures: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)  # why -> how many cases of the suite are not compared
     emulated: bool = False  # on the emulator, for want of a GPU
 
     @property
@@ -177,9 +178,10 @@ def place_for(kernel_set: str) -> Iterator[str]:
 
 
 def run(
-    operation, inputs: list, options: dict, dtype: str, layout=lambda x: x, device: str = "cpu"
+    operation, inputs: list, options: dict, dtype: str, layout=lambda x: x, device: str = "cpu", wanted=None
 ) -> dict[str, np.ndarray]:
-    """Our forward and gradients by name: y, and d<input> for every floating input."""
+    """Our forward and gradients by name: y, and d<input> for every floating input, or only for those in `wanted`."""
+    names = input_names(operation, len(inputs))
 
     def place(x):
         if isinstance(x, tuple):
@@ -188,12 +190,13 @@ def run(
             return x
         return layout(to_device(x.astype(dtype), device)) if _differentiable(x) else to_device(x, device)
 
-    tensors = [Tensor(place(x), requires_grad=True) if _differentiable(x) else place(x) for x in inputs]
+    wants = [_differentiable(x) and (wanted is None or name in wanted) for name, x in zip(names, inputs, strict=True)]
+    tensors = [Tensor(place(x), requires_grad=True) if w else place(x) for x, w in zip(inputs, wants, strict=True)]
     y = operation(*tensors, **{key: place(x) for key, x in options.items()})
     results = {"y": y.data}
     if y.requires_grad:
         y.backward(to_device(output_gradient(y.shape).astype(y.dtype), device))
-        for name, x in zip(input_names(operation, len(inputs)), tensors, strict=True):
+        for name, x in zip(names, tensors, strict=True):
             if isinstance(x, Tensor):
                 results[f"d{name}"] = np.zeros_like(x.data) if x.grad is None else x.grad
     return {name: to_device(x, "cpu") for name, x in results.items()}

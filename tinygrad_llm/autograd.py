@@ -48,10 +48,10 @@ def operation(forward: Callable, backward: Callable) -> Callable:
     `forward(*inputs, **options)` returns y, or (y, *saved). `backward(dy, *saved)` returns the gradient of the first
     input, or a tuple with one entry for each of the first inputs, None for one that has no gradient. A backward with a
     parameter `needs` is told which inputs want theirs, so that it can leave out the work for the others. The kernel
-    selected for the first floating input computes both (see `tinygrad_llm.kernels`). Its forward may take `needs` too,
-    and its backward `out`: for each input (array, add), an array that it may write that gradient to and return, or with
-    `add` add it to; or (None, False). Or `arrived`: the gradient of the first input that others have sent before, or
-    None, which it adds its own to.
+    selected for the first floating input computes both (see `tinygrad_llm.kernels`), unless an input has no elements.
+    Its forward may take `needs` too, and its backward `out`: for each input (array, add), an array that it may write
+    that gradient to and return, or with `add` add it to; or (None, False). Or `arrived`: the gradient of the first
+    input that others have sent before, or None, which it adds its own to.
     """
     name = forward.__name__.removesuffix("_forward")
     signature = inspect.signature(forward)
@@ -64,8 +64,10 @@ def operation(forward: Callable, backward: Callable) -> Callable:
             inputs, options = bound.args, bound.kwargs
         arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
         first = next((x for x in arrays if hasattr(x, "dtype") and floating(x.dtype)), arrays[0])
-        run = kernels.select(forward.__name__, forward, first)
-        run_back = kernels.select(backward.__name__, backward, first)
+        run, run_back = forward, backward
+        if all(getattr(x, "size", 1) for x in arrays):  # a kernel need not know what to do with nothing
+            run = kernels.select(forward.__name__, forward, first)
+            run_back = kernels.select(backward.__name__, backward, first)
         try:
             return compute(run, run_back, inputs, arrays, options)
         except kernels.Unsupported as error:

@@ -9,6 +9,7 @@ import numpy as np
 
 from tinygrad_llm import autograd, ops
 from tinygrad_llm.devices import device_of, device_or_dtype, to_device
+from tinygrad_llm.ops.promotion import promote
 from tinygrad_llm.tensor import Tensor
 
 METHODS = """abs amax argmax clamp cumsum exp expand flatten gather log log_softmax logsumexp masked_fill matmul max
@@ -60,7 +61,7 @@ def swapped(operation):
 
 def comparison(compare):
     """A Tensor of booleans, which has no gradient."""
-    return lambda self, other: Tensor(compare(self.data, other.data if isinstance(other, Tensor) else other))
+    return lambda self, other: Tensor(compare(*promote(self.data, other.data if isinstance(other, Tensor) else other)))
 
 
 for name in METHODS:

@@ -3,6 +3,8 @@
 What a Tensor is stands here; what can be done with it, `methods` adds: operators, and methods under torch's names.
 """
 
+import operator
+
 import numpy as np
 
 from tinygrad_llm.devices import device_of, on_device
@@ -85,6 +87,15 @@ class Tensor:
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))  # len() refuses what has no axes
+
+    def __index__(self) -> int:
+        return operator.index(self.data)
+
+    def __contains__(self, x) -> bool:
+        return bool((self == x).data.any())
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.array(self.numpy(), dtype, copy=copy)

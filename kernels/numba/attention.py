@@ -52,7 +52,7 @@ def attention_forward(q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_caus
     keep = booleans(keep, q)
     same_sizes = q.ndim == 4 and k.shape == v.shape and q.shape[::3] == k.shape[::3] and q.shape[1] % k.shape[1] == 0
     same_sizes = same_sizes and (keep is None or keep.shape == (*q.shape[:3], k.shape[2]))
-    if attn_mask is not None or not same_sizes or not q.size or not k.size:
+    if attn_mask is not None or not same_sizes:
         y, *saved = page.forward(q, k, v, attn_mask, keep, dropout_p, is_causal, scale)
         return y, page.backward, saved
     q, k, v = (np.ascontiguousarray(x) for x in (q, k, v))

@@ -25,6 +25,11 @@ def amax_backward(dy, x, dim, y):
 amax = operation(amax_forward, amax_backward)
 
 
+def largest(x, dim):
+    """What a softmax subtracts: the largest elements of an array along `dim`, which stays as an axis of size one."""
+    return (x.max if x.size else x.sum)(axis=dim, keepdims=True)  # the maximum of nothing is an error, its sum is not
+
+
 def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """The index of the largest element along `dim`, the first of equal ones; in the flattened tensor without `dim`."""
     return Tensor(np.argmax(x.data, axis=dim, keepdims=keepdim))

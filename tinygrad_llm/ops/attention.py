@@ -23,6 +23,7 @@ import math
 import numpy as np
 
 from tinygrad_llm.autograd import operation
+from tinygrad_llm.ops.amax import largest
 from tinygrad_llm.ops.broadcasting import unbroadcast
 from tinygrad_llm.random import booleans
 
@@ -36,8 +37,8 @@ def attention_forward(q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_caus
         s = np.where(np.tri(*s.shape[-2:], dtype=bool, like=s), s, -np.inf)
     if attn_mask is not None:
         s = np.where(attn_mask, s, -np.inf) if attn_mask.dtype == bool else s + attn_mask
-    largest = s.max(axis=-1, keepdims=True)
-    e = np.exp(s - np.where(np.isneginf(largest), 0, largest))
+    m = largest(s, -1)
+    e = np.exp(s - np.where(np.isneginf(m), 0, m))
     total = e.sum(axis=-1, keepdims=True)
     p = e / np.where(total == 0, 1, total)
     return _drop(p, keep, dropout_p) @ values, q, k, v, attn_mask, p, keep, dropout_p, scale

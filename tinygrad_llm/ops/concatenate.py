@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinygrad_llm.autograd import operation
+from tinygrad_llm.ops.promotion import promote
 from tinygrad_llm.ops.reshape import unsqueeze
 from tinygrad_llm.tensor import Tensor
 
 
 def concatenate_forward(*tensors, dim=0):
-    return np.concatenate(tensors, axis=dim), [x.shape[dim] for x in tensors], dim
+    return np.concatenate(promote(*tensors), axis=dim), [x.shape[dim] for x in tensors], dim
 
 
 def concatenate_backward(dy, sizes, dim):

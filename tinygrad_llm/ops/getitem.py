@@ -40,7 +40,7 @@ def split(x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) 
     """
     size, sections = x.shape[dim], split_size_or_sections
     if isinstance(sections, int):
-        sections = [min(sections, size - start) for start in range(0, size, sections)]
+        sections = [min(sections, size - start) for start in range(0, max(size, 1), sections)]
     if sum(sections) != size:
         raise UserError(f"split: sections {list(sections)} must add up to {size}, the size of dimension {dim}")
     before = (slice(None),) * (dim % x.ndim)

@@ -7,6 +7,8 @@
 Shapes: x (..., in), weight (out, in), bias (out,) or None, y (..., out).
 """
 
+import math
+
 from tinygrad_llm.autograd import operation
 
 
@@ -18,11 +20,16 @@ def linear_forward(x, weight, bias=None):
 
 
 def linear_backward(dy, x, weight, has_bias, needs):
-    rows_dy, rows_x = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
+    rows_dy, rows_x = rows(dy), rows(x)
     dx = dy @ weight if needs[0] else None
     dweight = rows_dy.T @ rows_x if needs[1] else None
     dbias = rows_dy.sum(axis=0) if has_bias else None
     return dx, dweight, dbias
+
+
+def rows(x):
+    """All the rows as one matrix."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # -1 would not do for rows of no elements
 
 
 linear = operation(linear_forward, linear_backward)

@@ -6,10 +6,11 @@
 import numpy as np
 
 from tinygrad_llm.autograd import operation
+from tinygrad_llm.ops.amax import largest
 
 
 def log_softmax_forward(x, dim=-1):
-    centered = x - x.max(axis=dim, keepdims=True)
+    centered = x - largest(x, dim)
     y = centered - np.log(np.exp(centered).sum(axis=dim, keepdims=True))
     return y, y, dim
 

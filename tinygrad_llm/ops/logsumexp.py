@@ -8,11 +8,12 @@
 import numpy as np
 
 from tinygrad_llm.autograd import operation
+from tinygrad_llm.ops.amax import largest
 from tinygrad_llm.ops.broadcasting import keep_axes
 
 
 def logsumexp_forward(x, dim, keepdim=False):
-    m = np.max(x, axis=dim, keepdims=True)
+    m = largest(x, dim)
     m = np.where(np.isfinite(m), m, 0)
     with np.errstate(divide="ignore"):  # log 0 = -inf
         y = np.log(np.sum(np.exp(x - m), axis=dim, keepdims=keepdim))

@@ -10,7 +10,7 @@ from tinygrad_llm.autograd import operation
 
 
 def masked_fill_forward(x, mask, value):
-    return np.where(mask, x.dtype.type(value), x), mask
+    return np.where(np.broadcast_to(mask, x.shape), x.dtype.type(value), x), mask
 
 
 def masked_fill_backward(dy, mask):

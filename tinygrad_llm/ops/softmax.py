@@ -8,10 +8,11 @@ Subtracting the largest x changes nothing, for it cancels, and keeps e^x from ov
 import numpy as np
 
 from tinygrad_llm.autograd import operation
+from tinygrad_llm.ops.amax import largest
 
 
 def softmax_forward(x, dim=-1):
-    e = np.exp(x - x.max(axis=dim, keepdims=True))
+    e = np.exp(x - largest(x, dim))
     y = e / e.sum(axis=dim, keepdims=True)
     return y, y, dim
 

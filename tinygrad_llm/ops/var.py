@@ -21,13 +21,13 @@ from tinygrad_llm.tensor import Tensor
 def var_forward(x, dim=None, correction=1, keepdim=False):
     mean = np.mean(x, axis=dim, keepdims=True)
     deviations = x - mean
-    freedom = x.size // max(mean.size, 1) - correction
+    freedom = max(x.size // max(mean.size, 1) - correction, 0)
     y = np.sum(deviations * deviations, axis=dim, keepdims=keepdim) / freedom
     return y, deviations, dim, freedom
 
 
 def var_backward(dy, deviations, dim, freedom):
-    return keep_axes(dy, deviations.shape, dim) * deviations * (2 / freedom)
+    return keep_axes(dy, deviations.shape, dim) * deviations * 2 / freedom
 
 
 var = operation(var_forward, var_backward)

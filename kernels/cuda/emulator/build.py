@@ -129,7 +129,7 @@ def _toolchain(sanitizer: str | None) -> Path:
             header, library = made / "cuda_emulator.h", made / "libemulator.so"
             include = [f"-I{made}", f"-I{cuda_headers()}"]
             _compile([*SANITIZERS[sanitizer], *include, "-x", "c++-header", str(header)], header.with_suffix(".h.gch"))
-            parts = ["runtime.cpp", "memory.cpp"] if sanitizer == "memory" else ["runtime.cpp"]
+            parts = ["runtime.cpp", "fibers.cpp", *(["memory.cpp"] if sanitizer == "memory" else [])]
             _compile([*include, "-O2", "-shared", *(str(made / part) for part in parts)], library)
             with contextlib.suppress(OSError):  # another process has made it meanwhile
                 made.rename(folder)

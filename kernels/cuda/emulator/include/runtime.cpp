@@ -6,44 +6,18 @@
 
 #include <dlfcn.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
 #include <random>
 #include <vector>
 
-// Present when the process runs under a sanitizer.
-#define WEAK __attribute__((weak))
-extern "C" {
-WEAK void* __tsan_get_current_fiber();
-WEAK void* __tsan_create_fiber(unsigned flags);
-WEAK void __tsan_switch_to_fiber(void* fiber, unsigned flags);
-WEAK void __tsan_acquire(void* address);
-WEAK void __tsan_release(void* address);
-WEAK void __asan_poison_memory_region(void const volatile* address, size_t size);
-WEAK void __asan_unpoison_memory_region(void const volatile* address, size_t size);
-
-void emulator_switch(emulator::Context* from, emulator::Context* to);
-}
-
-// Saves the registers that a call must preserve, on the stack that it leaves, and restores those of the other.
-asm(R"(
-.text
-.type emulator_switch, @function
-emulator_switch:
-  push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15
-  mov %rsp, (%rdi)
-  mov (%rsi), %rsp
-  pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp
-  ret
-.size emulator_switch, . - emulator_switch
-)");
+#include "fibers.h"
+#include "sanitizers.h"
 
 namespace emulator {
 
 constexpr int MAX_THREADS = 1024, WARP = 32;
-constexpr size_t STACK = 256 * 1024, PAGE = 4096;
 
 // Under ThreadSanitizer neighboring blocks use different fibers: one fiber's accesses are in order, those of two
 // blocks are not.
@@ -87,21 +61,11 @@ static void* scheduler_sanitizer;
 static bool failed;
 static std::mt19937_64 generator;
 
-// For ThreadSanitizer: what is before the release of a point is in order with what is after an acquire of it. Two blocks
-// have no barrier's point in common, nor have two barriers that follow each other: who has passed the second must not
-// be in order with those who still leave the first.
+// Points that order threads for ThreadSanitizer. Two blocks have no barrier's point in common, nor have two barriers
+// that follow each other: who has passed the second must not be in order with those who still leave the first.
 constexpr int POINTS = 4096;  // of a block: 2 for all of its threads, 2 for every gathering
 static char launch_begins, launch_ends, fence, points[64 * POINTS];
 static char* of_this_block;
-
-static bool threads_checked() { return __tsan_create_fiber != nullptr; }
-static void acquire(void* point) { if (threads_checked()) __tsan_acquire(point); }
-static void release(void* point) { if (threads_checked()) __tsan_release(point); }
-
-static void switch_to(Context* from, Context* to, void* sanitizer) {
-  if (threads_checked()) __tsan_switch_to_fiber(sanitizer, 1);
-  emulator_switch(from, to);
-}
 
 // Leaves `from` for the next thread that can run, or for the scheduler when there is none.
 static void run_another(Context* from) {
@@ -119,7 +83,7 @@ static void run_another(Context* from) {
   }
 }
 
-static void run_fiber() {
+void run_fiber() {
   for (;;) {
     acquire(&launch_begins);
     launch->kernel(launch->arguments);
@@ -127,30 +91,6 @@ static void run_fiber() {
     current->state = State::done;
     run_another(&current->context);
   }
-}
-
-static void prepare(Thread* thread) {
-  // Stacks begin at different distances from a page's end, or all would share the same few lines of the cache.
-  char* top = thread->stack + STACK - (thread->linear % 61 + 1) * 64;
-  void** stack = reinterpret_cast<void**>(top);
-  *--stack = nullptr;
-  *--stack = reinterpret_cast<void*>(run_fiber);
-  for (int i = 0; i < 6; ++i) *--stack = nullptr;
-  thread->context.stack_pointer = stack;
-  thread->state = State::done;
-  if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(thread->stack, STACK);
-}
-
-static Thread* new_fiber(int number) {
-  auto* thread = new Thread{};
-  void* memory = mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) return nullptr;
-  mprotect(memory, PAGE, PROT_NONE);  // a stack that is too small is a segmentation fault, never silent
-  thread->stack = static_cast<char*>(memory);
-  thread->linear = number;
-  if (threads_checked()) thread->sanitizer = __tsan_create_fiber(0);
-  prepare(thread);
-  return thread;
 }
 
 static std::string text(uint3 index) {

@@ -1,0 +1,185 @@
+"""Mutants of what runs on the host: NumPy's pages, Numba's kernels (interpreted, see there) and PyTorch's.
+
+A mutant is run as a user's own kernel. All modules of its set are made anew for it, in memory, so that a mistake in one
+that others import, say in `broadcasting`, reaches those that use it.
+"""
+
+import builtins
+import contextlib
+import functools
+import importlib
+import re
+import signal
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from tinygrad_llm import kernels, ops, verification
+from tinygrad_llm.devices import emulated
+from tinygrad_llm.mutation.interpreted import INSTEAD
+
+FOLDERS = {name: Path(kernels.__file__).parent / name for name in ("numba", "torch")}
+FOLDERS["numpy"] = Path(ops.__file__).parent
+PACKAGES = {"numpy": "tinygrad_llm.ops", "numba": "tinygrad_llm.kernels.numba", "torch": "tinygrad_llm.kernels.torch"}
+LEFT_OUT = {  # files, and why
+    "numpy": {},
+    "numba": {
+        "simd": "LLVM's language",
+        "vectors": "LLVM's language",
+        "threads": "LLVM's language, and the threads themselves",
+        "adamw": "no operation",
+        "decoding": "no operation",
+        "philox": "no operation",
+    },
+    "torch": {"adamw": "no operation"},
+}
+SECONDS = 20  # for a mutant that does not end
+
+
+@functools.cache
+def users(kernel_set: str) -> dict[str, tuple[str, ...]]:
+    """By file's stem, the operations whose cases run its code: its own first, then those of files that import it."""
+    sources = {path.stem: path.read_text() for path in FOLDERS[kernel_set].glob("[!_]*.py")}
+    pattern = rf"from {re.escape(PACKAGES[kernel_set])}\.(\w+) import"
+    imports = {name: set(re.findall(pattern, source)) for name, source in sources.items()}
+
+    def reached(name: str) -> set[str]:
+        return {name}.union(*(reached(other) for other in imports[name]))
+
+    operations = [name for name in verification.operations() if name in sources]
+    of = {name: [o for o in operations if name in reached(o)] for name in sources if name not in LEFT_OUT[kernel_set]}
+    return {name: tuple(sorted(using, key=lambda o: o != name)) for name, using in of.items() if using}
+
+
+def path(kernel_set: str, name: str) -> Path:
+    return FOLDERS[kernel_set] / f"{name}.py"
+
+
+class Planted(kernels.KernelSet):
+    """A kernel set as it would be if `file` had this text."""
+
+    def __init__(self, kernel_set: str, file: Path, source: str):
+        self.name, self.kernel_set, self.package = f"a mutant of {kernel_set}", kernel_set, None
+        self.modules, self.changed = {}, {file.stem: source}
+        self.takes = (lambda array: True) if kernel_set == "numpy" else kernels.KernelSet(kernel_set).takes
+
+    def find(self, operation: str) -> ModuleType | None:
+        """The module of this name, run anew."""
+        file = path(self.kernel_set, operation)
+        if operation not in self.modules and file.is_file():
+            module = self.modules[operation] = ModuleType(f"mutant.{operation}")
+            module.__file__, module.__builtins__ = str(file), vars(builtins) | {"__import__": self._import}
+            changed = self.changed.get(operation)
+            exec(compile(changed, file, "exec") if changed else _code(file), vars(module))
+        return self.modules.get(operation)
+
+    def _import(self, name, globals=None, locals=None, fromlist=(), level=0):
+        if self.kernel_set == "numba" and name in INSTEAD:
+            return INSTEAD[name]
+        package, _, module = name.rpartition(".")
+        if package == PACKAGES[self.kernel_set]:
+            return self.find(module)
+        return builtins.__import__(name, globals, locals, fromlist, level)
+
+
+@functools.cache
+def _code(file: Path):
+    return compile(file.read_text(), file, "exec")
+
+
+def verdict(kernel_set: str, file: Path, source: str) -> str:
+    """Which case notices that `file` has this text, or "survived".
+
+    In float64, then in float32, then with one input at a time that wants its gradient, then on a device's arrays.
+    """
+    checks = [compared("float64"), compared("float32"), alone, *([on_device] if kernel_set == "numpy" else [])]
+    with kernels.use(Planted(kernel_set, file, source)), limited(SECONDS), quiet():
+        try:
+            for check in checks:
+                for operation in users(kernel_set)[file.stem]:
+                    for noticed in check(operation):
+                        return f"killed by {operation}, {noticed}"
+        except TimeoutError:
+            return f"killed by the clock: it ran longer than {SECONDS} s"
+    return "survived"
+
+
+@functools.cache
+def expected(operation: str, dtype: str) -> list[tuple[int, list, dict, dict, dict]]:
+    """Of each case its number, inputs, options, and PyTorch's results in float64 and in the dtype."""
+    oracle, found = verification.oracles()[operation], []
+    for index, case in enumerate(oracle.cases):
+        inputs, options = verification.rounded(*case.make(0), dtype)
+        for x in (*inputs, *options.values()):
+            if isinstance(x, np.ndarray):
+                x.flags.writeable = False  # whoever writes to it is noticed
+        exact = verification.run_oracle(oracle, inputs, options, "float64", dtype)
+        theirs = exact if dtype == "float64" else verification.run_oracle(oracle, inputs, options, dtype, dtype)
+        found.append((index, inputs, options, exact, theirs))
+    return found
+
+
+def compared(dtype: str, device: str = "cpu"):
+    """The check of `verification.compare`."""
+
+    def check(operation: str) -> Iterator[str]:
+        for case in expected(operation, dtype):
+            for layout in (verification.contiguous, verification.with_gaps):
+                yield from wrong(operation, case, dtype, layout, device)
+
+    return check
+
+
+def on_device(operation: str) -> Iterator[str]:
+    """As `compared`, on the arrays of CuPy's stand-in, which refuses what CuPy refuses."""
+    with emulated():
+        yield from compared("float64", "cuda")(operation)
+
+
+def alone(operation: str) -> Iterator[str]:
+    """The check that a gradient is the same where no other is wanted."""
+    for index, inputs, options, exact, _ in expected(operation, "float64"):
+        for name in exact.keys() - {"y"} if len(exact) > 2 else ():
+            only = {key: exact[key] for key in ("y", name)}
+            yield from wrong(operation, (index, inputs, options, only, only), "float64", wanted=name.removeprefix("d"))
+
+
+def wrong(operation: str, case: tuple, dtype: str, *how, wanted=None) -> Iterator[str]:
+    """What is wrong with our results on a case."""
+    index, inputs, options, exact, theirs = case
+    function = verification.operations()[operation]
+    try:
+        ours = verification.run(function, inputs, options, dtype, *how, wanted=wanted and (wanted,))
+        found = verification.Run(index, 0, "", inputs, options, ours, exact, theirs)
+        verdicts = [verdict.wrong for verdict in verification.judge(found, dtype)]
+    except TimeoutError:
+        raise
+    except Exception as error:  # a mutant may do anything
+        verdicts = [f"{type(error).__name__}: {error}"]
+    yield from (f"case {index} in {dtype}: {verdict}" for verdict in verdicts if verdict)
+
+
+@contextlib.contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError where the block takes longer, in the main thread."""
+
+    def stop(_signal, _frame):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings, of which mutants cause many."""
+    with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
+        yield

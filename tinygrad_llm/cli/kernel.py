@@ -1,7 +1,7 @@
 """`tinygrad-llm kernel`"""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from inspect import getdoc
@@ -120,8 +120,7 @@ def roofline(argv: list[str]) -> int:
     if as_json:
         print(json.dumps({"label": LABEL, "estimates": [asdict(e) for e in estimates]}))
     else:
-        Console().print(_table(estimates))
-        print(f"μs in float32 / in 16 bits on tensor cores; {LABEL}")
+        Console().print(*_tables(estimates), f"At least, in μs: float32 / 16 bits on tensor cores; {LABEL}.", sep="\n")
     return 0
 
 
@@ -136,14 +135,18 @@ def _parse(action: str, function: Callable, settings: type, what: str, argv: lis
     return found.pop("what"), found, found.pop("json", False)
 
 
-def _table(estimates: list[Estimate]) -> Table:
-    """A call by the work it has to do, and by card the least time for that."""
-    table = Table(title=f"{estimates[0].operation}, at least", title_justify="left")
-    cards = list(dict.fromkeys(e.card for e in estimates))
-    for heading in ("call", "", "MB", "GFLOP", *cards):
-        table.add_column(heading, justify="left" if heading in ("call", "") else "right", overflow="fold")
-    for (case, phase), group in groupby(estimates, lambda e: (e.case, e.phase)):
+def _tables(estimates: list[Estimate]) -> Iterator[Table]:
+    """One for each call: the work of its phases, and by card the least time for that."""
+    for case, group in groupby(estimates, lambda e: e.case):
         calls = list(group)
-        times = [f"{e.float32_seconds * 1e6:.3g} / {e.tensor_seconds * 1e6:.3g}" for e in calls]
-        table.add_row(case, phase, f"{calls[0].bytes / 1e6:.3g}", f"{calls[0].flops / 1e9:.3g}", *times)
-    return table
+        phases = {e.phase: f"{_digits(e.bytes / 1e6)} MB, {_digits(e.flops / 1e9)} GFLOP" for e in calls}
+        table = Table("", *(f"{phase}\n{work}" for phase, work in phases.items()), title=case, title_justify="left")
+        for card in dict.fromkeys(e.card for e in calls):
+            on_it = [(e.float32_seconds, e.tensor_seconds) for e in calls if e.card == card]
+            table.add_row(card, *(" / ".join(_digits(seconds * 1e6) for seconds in pair) for pair in on_it))
+        yield table
+
+
+def _digits(x: float) -> str:
+    """Three of them."""
+    return f"{float(f'{x:.3g}'):,g}"

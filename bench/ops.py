@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache, partial
 from inspect import signature
@@ -248,7 +248,7 @@ def ours(name: str, inputs: list, needs: list[bool], kernel_set: str | None = No
 
 
 def cuda(name: str, inputs: list, needs: list[bool]) -> Callable[[], dict]:
-    """Our kernels on a GPU, each phase until the GPU has done it."""
+    """The kernels in use on a GPU, each phase until the GPU has done it."""
     wait = devices.cupy().cuda.get_current_stream().synchronize
     arrays = [devices.to_device(x, "cuda") if isinstance(x, np.ndarray) else x for x in inputs]
     tensors = [Tensor(x, requires_grad=n) if devices.on_device(x) else x for x, n in zip(arrays, needs, strict=True)]
@@ -328,10 +328,16 @@ SIDES |= {"cuda": cuda, "eager-cuda": partial(eager, device="cuda")}  # on a GPU
 
 def serve(side: str, folder: Path) -> None:
     settings = json.loads((folder / "cases.json").read_text())
+    play, own = SIDES.get(side) or partial(ours, kernel_set=side), nullcontext()
+    if side.endswith(".cu"):
+        from tinygrad_llm.lab.source import source
+        from tinygrad_llm.lab.values import in_use
+
+        play, own = cuda, in_use(source(side, settings["cases"][0]["name"]), on=nullcontext)
 
     @lru_cache(maxsize=1)  # the arrays of one case at a time
     def caller(case: int) -> Callable[[], dict]:
-        play, called = SIDES.get(side) or partial(ours, kernel_set=side), settings["cases"][case]
+        called = settings["cases"][case]
         return play(called["name"], inputs_of(called), called["needs"])
 
     def turn(case: int) -> dict:
@@ -341,7 +347,8 @@ def serve(side: str, folder: Path) -> None:
         seconds = {phase: [call[phase][0] for call in calls] for phase in calls[0]}
         return {"seconds": seconds, "work": {phase: work for phase, (_, work) in calls[0].items()}}
 
-    worker.serve(turn)
+    with own:
+        worker.serve(turn)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def test_without_an_action_it_lists_them(capsys):
         (["new", "norm"], "no operation is called norm"),
         (["new", "gelu", "--language", "c"], "language is 'c', but must be"),
         (["race", "norm"], "no operation is called norm"),
-        (["race", "gelu.cu"], "gelu.cu is not there"),
+        (["race", "gelu.cu"], "there is no file gelu.cu"),
         (["race", "gelu", "--sides", "numba,jax"], "there is no side 'jax': choose from numba"),
         (["race", "gelu", "--operations", "exp"], "there is no setting '--operations'"),
         (["roofline", "gelu", "--card", "h200"], "there are no figures for the card 'h200'"),

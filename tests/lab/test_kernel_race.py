@@ -7,6 +7,7 @@ import pytest
 
 from tinygrad_llm import UserError, devices, lab
 from tinygrad_llm.bench import ops
+from tinygrad_llm.kernels.cuda.launch import FOLDER
 
 race = import_module("tinygrad_llm.lab.race")  # `lab.race` is the function
 
@@ -35,5 +36,21 @@ def test_an_emulators_time_says_nothing():
 def test_a_cuda_file_cannot_race_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gelu.cu").write_text("")
-    with pytest.raises(UserError, match=r"gelu.cu is CUDA's: .*kernel roofline"):
-        lab.race("gelu.cu")
+    (tmp_path / "gelu.py").write_text("")
+    for name in ("gelu.cu", "gelu.py"):
+        with pytest.raises(UserError, match=r"gelu.cu is CUDA's, .*kernel roofline"):
+            lab.race(name)
+
+
+def test_on_a_card_a_cuda_file_takes_part(tmp_path, monkeypatch):
+    """The emulator stands in for the card. That it is this file that is launched shows where it does not compile."""
+    file, settings = tmp_path / "my_gelu.cu", {"sides": "my_gelu.cu,cuda", "rounds": 1, "steps": 1}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TINYGRAD_LLM_CUDA", "emulator")
+    monkeypatch.setattr(race, "has_card", lambda: True)
+    file.write_text((FOLDER / "gelu.cu").read_text())
+    cases = lab.race(file.name, **settings)["cases"]
+    assert cases and all({*case["sides"]} == {"my_gelu.cu", "cuda"} for case in cases.values())
+    file.write_text(file.read_text().replace("expf(", "no_such_function("))
+    with pytest.raises(UserError, match=r"my_gelu.cu ended early: .*my_gelu.cu:\d+.*no_such_function"):
+        lab.race(file.name, **settings)

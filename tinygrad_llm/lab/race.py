@@ -1,7 +1,7 @@
 """How fast the kernels of an operation are on this machine: each set that has it takes turns with PyTorch.
 
 It is the race of `tinygrad_llm.bench.ops`, of one operation, with a side for each kernel set: NumPy's page, Numba, a
-file of one's own; CUDA's kernels only where there is a card, since an emulator's time says nothing.
+file of one's own; CUDA's kernels, or one's own, only where there is a card, since an emulator's time says nothing.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pathlib import Path
 from tinygrad_llm import devices, kernels
 from tinygrad_llm.bench import ops
 from tinygrad_llm.errors import UserError
-from tinygrad_llm.lab.source import operation_of
+from tinygrad_llm.lab.source import operation_of, source
 from tinygrad_llm.verification import operations
 
 
@@ -73,13 +73,16 @@ def is_file(name: str) -> bool:
 
 
 def race(operation: str, **settings) -> dict:
-    """Time every pair of an operation, or a .py file of one's own beside them.
+    """Time every pair of an operation, or a file of one's own beside them, CUDA's where there is a card.
 
     The settings are those of `Race`. Returns what `bench --json` prints: by case and phase, each side's median and
-    quartiles in milliseconds. Raises UserError for an unknown operation, and for a CUDA file: on a card kernels/cuda's
-    own race.
+    quartiles in milliseconds. Raises UserError for an unknown operation, for a file that is not there, and for CUDA's
+    without a card.
     """
-    if is_file(operation) and (not (file := Path(operation)).is_file() or file.with_suffix(".cu").is_file()):
-        reason = "is CUDA's: only the project's own race, where there is a card" if file.is_file() else "is not there"
-        raise UserError(f"{file} {reason}; `kernel roofline` says what a GPU needs at least")
+    if is_file(operation):
+        found = source(operation)
+        if found.is_cuda and not has_card():
+            reason = "races where there is a card; `kernel roofline` says what one needs at least"
+            raise UserError(f"{found.path} is CUDA's, and {reason}")
+        operation = str(found.path)
     return Race(operations=operation, **settings).run()

@@ -8,7 +8,7 @@ import contextlib
 import json
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,8 +25,8 @@ SHOWN = 6  # numbers of an input that stand for a row
 
 
 @contextlib.contextmanager
-def in_use(found: Source) -> Iterator[set[tuple[str, str]]]:
-    """The file computes its operation inside this block, on the emulator if it is CUDA's.
+def in_use(found: Source, on: Callable = devices.emulated) -> Iterator[set[tuple[str, str]]]:
+    """The file computes its operation inside this block, on the emulator if it is CUDA's, or inside another `on`.
 
     Yields the set of its kernels that have been asked for, with the dtypes.
     """
@@ -35,7 +35,7 @@ def in_use(found: Source) -> Iterator[set[tuple[str, str]]]:
     with contextlib.ExitStack() as stack:
         if found.is_cuda:
             kernel_set.takes = cuda.takes
-            stack.enter_context(devices.emulated())
+            stack.enter_context(on())
             asked = stack.enter_context(launch.instead(found.replaced.resolve(), found.path))
         stack.enter_context(kernels.use(kernel_set))
         yield asked

@@ -92,6 +92,8 @@ def embedding(input, weight: Tensor | Quantized, padding_idx: int | None = None)
     Raises UserError for an id outside [0, V), saying where it stands; but ids on a device are taken as they are.
     """
     ids = _array(input)
+    if len(weight.shape) != 2:
+        raise UserError(f"weight must be a matrix, a row for each token, not of shape {list(weight.shape)}")
     if ids.dtype.kind not in "iu":
         raise UserError(f"token ids must be integers, not {ids.dtype}")
     if not on_device(ids):
@@ -156,7 +158,8 @@ def scaled_dot_product_attention(
     is_causal: query t attends to keys 0 … t. scale: 1 / sqrt(D) by default.
     enable_gqa: key and value may have fewer heads, of which each serves H / H_kv heads of the query.
     """
-    if query.size(-1) != key.size(-1) or key.shape[:-1] != value.shape[:-1]:
+    fit = query.size(-1) == key.size(-1) and key.shape[:-1] == value.shape[:-1]
+    if not fit or (query.ndim, query.shape[:-3]) != (key.ndim, key.shape[:-3]):
         raise UserError(f"query {query.shape}, key {key.shape} and value {value.shape} do not fit together")
     if is_causal and attn_mask is not None:
         raise UserError("is_causal and attn_mask exclude each other: put the causal mask into attn_mask")
@@ -223,7 +226,13 @@ def linear_cross_entropy(
 ) -> Tensor:
     """cross_entropy(linear(input, linear_weight), target) for input (N, C), linear_weight (V, C) and classes (N,),
     without ever holding all the logits."""
-    target = _classes(_array(target), linear_weight.size(0), ignore_index, input.device)
+    target = _array(target)
+    if input.ndim != 2 or linear_weight.ndim != 2 or target.shape != input.shape[:1]:
+        raise UserError(
+            f"input {input.shape}, linear_weight {linear_weight.shape} and targets {target.shape} "
+            "must be (N, C), (V, C) and (N,)"
+        )
+    target = _classes(target, linear_weight.size(0), ignore_index, input.device)
     return ops.linear_cross_entropy(
         input,
         linear_weight,
@@ -268,6 +277,9 @@ def _over_last_axes(norm, input: Tensor, normalized_shape, parameters: list, eps
     shape = tuple(np.atleast_1d(normalized_shape).tolist())
     if not shape or input.shape[-len(shape) :] != shape:
         raise UserError(f"normalized_shape {list(shape)} is not the end of the input's shape {list(input.shape)}")
+    for parameter in parameters:
+        if parameter is not None and parameter.shape != shape:
+            raise UserError(f"weight and bias must be of normalized_shape {list(shape)}, not {list(parameter.shape)}")
     if len(shape) == 1:
         return norm(input, *parameters, eps=eps)
     flat = [None if p is None else p.reshape(-1) for p in parameters]
@@ -276,6 +288,8 @@ def _over_last_axes(norm, input: Tensor, normalized_shape, parameters: list, eps
 
 def _class_rows(input: Tensor, target, ignore_index: int) -> tuple[Tensor, np.ndarray, tuple[int, ...]]:
     """torch's input with classes along axis 1, or 0 if it is the only one, as rows; their targets; their shape."""
+    if isinstance(target, Tensor) and target.requires_grad:
+        raise UserError("targets are constants here: detach() those that require a gradient")
     target, axis = _array(target), min(1, input.ndim - 1)
     classes = input.size(axis)
     shape = input.shape[:axis] + input.shape[axis + 1 :]

@@ -1,6 +1,7 @@
 """The layers that models are made of, under torch.nn's names, with its arguments and its initialization."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -38,11 +39,12 @@ class Embedding(Module):
 
 
 class LayerNorm(Module):
-    """Layer normalization over the last axis, of `normalized_shape` numbers."""
+    """Layer normalization over the last axes, which have the shape `normalized_shape`, or over one of that size."""
 
-    def __init__(self, normalized_shape: int, eps: float = 1e-5, bias: bool = True):
-        self.weight = Parameter(initial((normalized_shape,), np.ones))
-        self.bias = Parameter(initial((normalized_shape,), np.zeros)) if bias else None
+    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, *, bias: bool = True):
+        shape = tuple(np.atleast_1d(normalized_shape).tolist())
+        self.weight = Parameter(initial(shape, np.ones))
+        self.bias = Parameter(initial(shape, np.zeros)) if bias else None
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,10 +52,11 @@ class LayerNorm(Module):
 
 
 class RMSNorm(Module):
-    """Root-mean-square normalization over the last axis, of `normalized_shape` numbers."""
+    """Root-mean-square normalization over the last axes, which have the shape `normalized_shape`, or over one of that
+    size."""
 
-    def __init__(self, normalized_shape: int, eps: float = 1e-6):
-        self.weight = Parameter(initial((normalized_shape,), np.ones))
+    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-6):
+        self.weight = Parameter(initial(tuple(np.atleast_1d(normalized_shape).tolist()), np.ones))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tinygrad_llm.autograd import operation
 from tinygrad_llm.ops.reduction import reduce, reduce_backward
+from tinygrad_llm.ops.sigmoid import sigmoid_forward
 
 
 def binary_cross_entropy_with_logits_forward(x, target, weight=None, pos_weight=None, reduction="mean"):
@@ -24,8 +25,7 @@ def binary_cross_entropy_with_logits_forward(x, target, weight=None, pos_weight=
 
 def binary_cross_entropy_with_logits_backward(dy, x, target, w, c, reduction):
     dloss = w * reduce_backward(dy, x.size, reduction)
-    sigmoid_of_minus = np.exp(-x - softplus_of_minus(x))  # e^{-x} / (1 + e^{-x})
-    dx = dloss * ((1 - target) - (1 + (c - 1) * target) * sigmoid_of_minus)
+    dx = dloss * ((1 - target) - (1 + (c - 1) * target) * sigmoid_forward(-x)[0])
     dtarget = dloss * ((c - 1) * softplus_of_minus(x) - x)
     return dx, dtarget
 

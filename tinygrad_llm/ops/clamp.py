@@ -6,10 +6,15 @@
 import numpy as np
 
 from tinygrad_llm.autograd import operation
+from tinygrad_llm.ops.promotion import promote
 
 
 def clamp_forward(x, min=None, max=None):
-    y = np.clip(x, min, max)
+    y = x
+    if min is not None:
+        y = np.maximum(*promote(y, min))
+    if max is not None:
+        y = np.minimum(*promote(y, max))
     return y, y == x
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinygrad_llm.autograd import operation
+from tinygrad_llm.errors import UserError
 from tinygrad_llm.ops.promotion import promote
 from tinygrad_llm.ops.reshape import unsqueeze
 from tinygrad_llm.tensor import Tensor
@@ -26,6 +27,8 @@ concatenate = operation(concatenate_forward, concatenate_backward)
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """The tensors of a list joined along `dim`."""
+    if not len(tensors):
+        raise UserError("cat needs at least one tensor")
     return concatenate(*tensors, dim=dim)
 
 

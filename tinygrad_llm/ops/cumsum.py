@@ -7,9 +7,12 @@
 import numpy as np
 
 from tinygrad_llm.autograd import operation
+from tinygrad_llm.errors import UserError
 
 
 def cumsum_forward(x, dim):
+    if not x.ndim:
+        raise UserError(f"cumsum: a number has no dimension {dim}")
     return np.cumsum(x, axis=dim), dim
 
 

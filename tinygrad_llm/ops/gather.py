@@ -8,9 +8,12 @@ Shapes: index and y alike, with as many axes as x, and no larger than it except 
 import numpy as np
 
 from tinygrad_llm.autograd import operation
+from tinygrad_llm.errors import UserError
 
 
 def gather_forward(x, dim, index):
+    if index.ndim != x.ndim:
+        raise UserError(f"gather: the index has {index.ndim} axes, and what it picks from {x.ndim}")
     places = list(np.ix_(*(np.arange(n, like=index) for n in index.shape)))
     places[dim] = index
     return x[tuple(places)], x.shape, tuple(places)

@@ -8,7 +8,7 @@ Shapes: x (N, C); targets (N,) of integers; weight (C,) or None; the loss (N,) w
 import numpy as np
 
 from tinygrad_llm.autograd import operation
-from tinygrad_llm.ops.reduction import reduce
+from tinygrad_llm.ops.reduction import reduce, total
 
 
 def nll_loss_forward(x, targets, weight=None, ignore_index=-100, reduction="mean"):
@@ -17,7 +17,7 @@ def nll_loss_forward(x, targets, weight=None, ignore_index=-100, reduction="mean
     w = np.where(counts, 1 if weight is None else weight[t], 0).astype(x.dtype)  # (N,)
     loss = -w * x[np.arange(len(t), like=t), t]
     if reduction == "mean":
-        return loss.sum() / w.sum(), t, w, x.shape, w.sum()
+        return total(loss) / w.sum(), t, w, x.shape, w.sum()
     return reduce(loss, reduction), t, w, x.shape, 1
 
 

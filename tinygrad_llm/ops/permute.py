@@ -7,6 +7,7 @@
 import numpy as np
 
 from tinygrad_llm.autograd import operation
+from tinygrad_llm.errors import UserError
 from tinygrad_llm.tensor import Tensor
 
 
@@ -32,4 +33,6 @@ def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
 
 def t(x: Tensor) -> Tensor:
     """A matrix transposed; a vector or a number as it is."""
-    return transpose(x, 0, 1) if x.ndim > 1 else x
+    if x.ndim > 2:
+        raise UserError(f"t takes a matrix, not a tensor of shape {x.shape}: use mT, or transpose")
+    return transpose(x, 0, 1) if x.ndim == 2 else x

@@ -10,10 +10,15 @@ def reduce(loss: np.ndarray, reduction: str):
     if reduction == "none":
         return loss
     if reduction == "mean":
-        return loss.mean()
+        return total(loss) / loss.size
     if reduction == "sum":
-        return loss.sum()
+        return total(loss)
     raise UserError(f"reduction must be 'none', 'mean' or 'sum', not {reduction!r}")
+
+
+def total(loss: np.ndarray):
+    """The sum, added up in float64, for elements may cancel each other."""
+    return loss.sum(dtype=np.float64).astype(loss.dtype)
 
 
 def reduce_backward(dy, size: int, reduction: str):

@@ -6,9 +6,12 @@
 import numpy as np
 
 from tinygrad_llm.autograd import operation
+from tinygrad_llm.errors import UserError
 
 
 def tril_forward(x, diagonal=0):
+    if x.ndim < 2:
+        raise UserError(f"tril takes matrices, not a tensor of shape {x.shape}")
     return np.tril(x, diagonal), diagonal
 
 

@@ -6,9 +6,12 @@
 import numpy as np
 
 from tinygrad_llm.autograd import operation
+from tinygrad_llm.errors import UserError
 
 
 def triu_forward(x, diagonal=0):
+    if x.ndim < 2:
+        raise UserError(f"triu takes matrices, not a tensor of shape {x.shape}")
     return np.triu(x, diagonal), diagonal
 
 

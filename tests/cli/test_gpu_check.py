@@ -62,6 +62,20 @@ def test_compute_sanitizer_is_skipped_where_it_is_not_installed(monkeypatch):
     assert "not installed" in checks.sanitize("memcheck", [])["skipped"]
 
 
+def test_the_kernels_own_tests_run_file_by_file(tmp_path):
+    assert "checkout" in checks.run_tests(tmp_path)["skipped"]
+    right = 'import pytest\npytestmark = pytest.mark.usefixtures("cuda")\n@pytest.fixture\ndef cuda(): pass\n'
+    right += "def test_one(): pass\ndef test_a_race(): assert False\n"
+    (tmp_path / "test_cuda_right.py").write_text(right)
+    (tmp_path / "test_cuda_wrong.py").write_text(right + "def test_two(): assert 1 == 2\n")
+    (tmp_path / "test_cuda_compiler.py").write_text("def test_of_no_card(): assert False\n")
+    found = checks.run_tests(tmp_path)
+    assert not found["passed"] and {*found["results"]} == {"test_cuda_right", "test_cuda_wrong"}
+    assert found["results"]["test_cuda_right"]["passed"] and not found["results"]["test_cuda_wrong"]["passed"]
+    assert any("test_two - assert 1 == 2" in line for line in found["results"]["test_cuda_wrong"]["lines"])
+    assert {file.stem for file in checks.TESTS.glob("test_cuda_*.py")} > {"test_cuda_norms", "test_cuda_training"}
+
+
 def _card() -> bool:
     try:
         devices.cupy()

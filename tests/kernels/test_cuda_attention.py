@@ -29,14 +29,11 @@ KEPT = 0.25  # the probability of dropout
 SIZES = [(1, 1, 1, 3, 3, 1), (1, 2, 1, 33, 33, 16), (2, 2, 2, 7, 97, 3)]
 
 
-@pytest.fixture(autouse=True)
-def on_the_emulator():
-    with emulated():
-        yield
+pytestmark = pytest.mark.usefixtures("cuda")
 
 
 @pytest.fixture
-def old_card(monkeypatch):
+def old_card(stand_in, monkeypatch):
     monkeypatch.setattr(cuda.Device, "compute_capability", "75")
 
 
@@ -173,7 +170,7 @@ def test_what_the_kernels_do_not_take_the_page_computes_and_says_so_once():
         assert_close([x.get().astype(np.float64) for x in (y, *gradients)], arrays, "bfloat16")
 
 
-def test_bfloat16_takes_tensor_cores_where_they_do(monkeypatch):
+def test_bfloat16_takes_tensor_cores_where_they_do(stand_in, monkeypatch):
     for capability, file in [("75", "attention.cu"), ("80", "attention_mma.cu"), ("100", "attention_mma.cu")]:
         monkeypatch.setattr(cuda.Device, "compute_capability", capability)
         assert attention.version("bfloat16", 64, False)[0] == file

@@ -23,10 +23,7 @@ ORDERS = ["forward", "reverse", "random"]
 random = np.random.default_rng(0)
 
 
-@pytest.fixture(autouse=True)
-def on_the_emulator():
-    with emulated():
-        yield
+pytestmark = pytest.mark.usefixtures("cuda")
 
 
 def numbers(*shape: int, dtype: str = "float32", scale: float = 1.0) -> np.ndarray:
@@ -220,7 +217,7 @@ def test_the_heads_gradient_is_written_or_added_where_it_is_wanted():
         assert off(place, dweight + add * before) <= LIMITS["float32"]
 
 
-def test_nothing_waits_for_the_device():
+def test_nothing_waits_for_the_device(stand_in):
     ids = on_device(random.integers(0, 11, 7))
     table, h, dy = on_device(numbers(11, 9)), on_device(numbers(7, 9)), on_device(np.array(1.0))
     with synchronizations() as notes:

@@ -27,10 +27,7 @@ ORDERS = ["forward", "reverse", "random"]
 VERSIONS = [f"versions/layernorm_{i}.cu" for i in range(1, 6)]
 
 
-@pytest.fixture(autouse=True)
-def on_the_emulator():
-    with emulated():
-        yield
+pytestmark = pytest.mark.usefixtures("cuda")
 
 
 def norm(*shape: int, weight: bool = True, bias: bool = True):

@@ -24,10 +24,7 @@ TYPES = ["Q8_0", "Q4_0", "Q4_1"]
 random = np.random.default_rng(0)
 
 
-@pytest.fixture(autouse=True)
-def on_the_emulator():
-    with emulated():
-        yield
+pytestmark = pytest.mark.usefixtures("cuda")
 
 
 def numbers(*shape: int, dtype: str = "float32") -> np.ndarray:
@@ -97,7 +94,7 @@ def test_products_of_nothing():
     assert product(cupy().zeros((0, 3), np.float32), cupy().zeros((3, 2), np.float32)).shape == (0, 2)
 
 
-def test_what_a_product_cannot_take_is_refused_by_the_stand_in():
+def test_what_a_product_cannot_take_is_refused_by_the_stand_in(stand_in):
     with pytest.raises(RuntimeError, match="NOT_SUPPORTED"):
         product(cupy().zeros((3, 2), np.float16), cupy().zeros((2, 3), np.float32))
 
@@ -151,7 +148,7 @@ def test_the_feed_forward_part_adds_its_gradients_to_what_is_there(dtype, rows):
     assert max(map(off, ours, exact)) <= 3 * LIMITS[dtype]  # what lies between the products is rounded too
 
 
-def test_nothing_waits_for_the_device():
+def test_nothing_waits_for_the_device(stand_in):
     x, weight, bias = on_device(numbers(9, 6)), on_device(numbers(6, 6)), on_device(numbers(6))
     needs, places = (True,) * 5, [(None, False)] * 5
     with synchronizations() as notes:

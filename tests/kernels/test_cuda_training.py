@@ -21,10 +21,7 @@ ORDERS = ["forward", "reverse", "random"]
 SEED = 0xFEDCBA9876543210
 
 
-@pytest.fixture(autouse=True)
-def cuda():
-    with devices.emulated():
-        yield
+pytestmark = pytest.mark.usefixtures("cuda")
 
 
 def normal(*shape, dtype="float32", seed=0):

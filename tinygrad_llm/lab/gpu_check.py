@@ -18,6 +18,7 @@ from collections.abc import Callable
 from datetime import date
 from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from tinygrad_llm.lab.race import race, sides
 from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.optim import AdamW, decay_groups
 
+TESTS = Path(__file__).parents[2] / "tests" / "kernels"
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 STEPS, TOLERANCE = 10, 1e-4  # of the losses of a tiny GPT, relative to the CPU's
 LINES = 20  # of what a tool says, or of failures, that are kept
@@ -39,20 +41,21 @@ NOT_RUN = "not run on a GPU yet by its authors: every result that is sent in is 
 def gpu_check(out: str | Path = "gpu-check.json", emulated: bool = False, tell: Callable = print) -> dict:
     """Run everything, write what came of it to `out` after each part, and return it; `passed` is in it.
 
-    Values in every dtype against PyTorch, ten steps of a tiny GPT beside the CPU's, NVIDIA's compute-sanitizer where
-    it is installed, then races; on the emulator the first two. A failure stops nothing. The file names the card, its
-    driver and versions, and no person, machine or path. Raises UserError where no GPU can be used.
+    Values in every dtype against PyTorch, ten steps of a tiny GPT beside the CPU's, the kernels' own tests in a
+    checkout of the source, NVIDIA's compute-sanitizer where it is installed, then races; on the emulator the first
+    two. A failure stops nothing. The file names the card, its driver and versions, and no person, machine or path.
+    Raises UserError where no GPU can be used.
     """
     with devices.emulated() if emulated else contextlib.nullcontext():
         result = {"passed": True, "note": NOT_RUN, "where": where(emulated), "parts": {}}
     operations = kernels.KernelSet("cuda").operations()
     operations = [name for name in verification.operations() if name in operations]
     tasks = [f"{name} {dtype}" for name in operations for dtype in verification.dtypes("cuda")] + ["training"]
-    for part, run in {
-        "tasks": lambda: run_tasks(tasks, emulated, tell),
-        **({} if emulated else {tool: partial(sanitize, tool, tasks) for tool in TOOLS}),
-        **({} if emulated else {"races": lambda: {name: races(name) for name in operations}}),
-    }.items():
+    parts = {"tasks": lambda: run_tasks(tasks, emulated, tell)}
+    if not emulated:
+        parts |= {"tests": run_tests} | {tool: partial(sanitize, tool, tasks) for tool in TOOLS}
+        parts |= {"races": lambda: {name: races(name) for name in operations}}
+    for part, run in parts.items():
         tell(f"{part} …")
         start = time.perf_counter()
         try:
@@ -104,6 +107,20 @@ def run_tasks(tasks: list[str], emulated: bool, tell: Callable) -> dict:
             tell(f"  {left[0]}: FAILED, {error}")
             del left[0]
     return {"passed": all(task["passed"] for task in found.values()), "results": found}
+
+
+def run_tests(folder: Path = TESTS) -> dict:
+    """The kernels' own tests: ladders, arrays anywhere in memory, the same bits in every run, dropout's mask, AdamW."""
+    files = [file for file in sorted(folder.glob("test_cuda_*.py")) if 'usefixtures("cuda")' in file.read_text()]
+    if not files or not find_spec("pytest"):
+        return {"skipped": "these are in a checkout of the source, after pip install -e '.[test]'"}
+    found = {}
+    for file in files:
+        command = [sys.executable, "-m", "pytest", "-q", "-rf", "-k", "not race", file]  # races are the emulator's
+        result = subprocess.run(command, capture_output=True, text=True)
+        lines = result.stdout.splitlines() or result.stderr.splitlines()
+        found[file.stem] = {"passed": result.returncode == 0, "lines": lines[-LINES:]}
+    return {"passed": all(each["passed"] for each in found.values()), "results": found}
 
 
 def sanitize(tool: str, tasks: list[str]) -> dict:

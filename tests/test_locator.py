@@ -249,11 +249,51 @@ def test_fused_and_transposed_layers_are_paired_without_help():
     assert found.place == "qkv" and "from 16 to 23" in str(found)
 
 
-def test_two_versions_of_our_own():
-    model, other = ours(), ours()
-    other.h[1].ln_1.eps = 1e-6
-    found = compare(model, other, BATCH)
-    assert found.place.startswith("h.1.ln_1") and "eps=1e-06 instead of 1e-05" in str(found)
+def transpose(layer):
+    """As where (in, out) is taken for (out, in): the matrix is square, so that nothing complains."""
+    layer.weight.data = layer.weight.data.T + 0
+
+
+def left_on(module, name):
+    setattr(module, name, 0.1)
+    module.training = True
+
+
+EPS = "The two agree with eps=1e-06 instead of 1e-05 in ours."
+TWO = {"gpt2": lambda: (ours(), gpt2(ours())), "llama": llamas, "ours": lambda: (ours(), ours())}
+
+
+@pytest.mark.parametrize(
+    ("other", "fault", "phase", "place", "operation", "words"),
+    [
+        ("gpt2", lambda model: transpose(model.transformer.h[1].attn.c_proj), "forward", "h.1.attn.c_proj", "linear",
+         "h.1.attn.c_proj.weight is the transpose of theirs."),
+        ("llama", lambda model: transpose(model.model.layers[1].self_attn.o_proj), "forward",
+         "layers.1.self_attn.o_proj", "linear", "layers.1.self_attn.o_proj.weight is the transpose of theirs."),
+        ("ours", lambda model: transpose(model.h[1].attn.c_proj), "forward", "h.1.attn.c_proj/linear", "linear",
+         "h.1.attn.c_proj.weight is the transpose of theirs."),
+        ("gpt2", lambda model: setattr(model.transformer.h[1].ln_2, "eps", 1e-6), "forward", "h.1.ln_2", "layernorm",
+         EPS),
+        ("llama", lambda model: setattr(model.model.layers[1].input_layernorm, "variance_epsilon", 1e-6), "forward",
+         "layers.1.input_layernorm", "rmsnorm", EPS),
+        ("ours", lambda model: setattr(model.h[1].ln_1, "eps", 1e-6), "forward", "h.1.ln_1/layernorm", "layernorm",
+         EPS),
+        ("gpt2", lambda model: left_on(model.transformer.h[1].attn.resid_dropout, "p"), "random",
+         "transformer.h.1.attn.resid_dropout", None, "Training, with a dropout: transformer.h.1.attn.resid_dropout."),
+        ("llama", lambda model: left_on(model.model.layers[1].self_attn, "attention_dropout"), "random",
+         "model.layers.1.self_attn.o_proj", None, "Training, with a dropout: model.layers.1.self_attn."),
+        ("ours", lambda model: left_on(model.h[1].drop, "p"), "random", "h.1.drop/dropout", None,
+         "Training, with a dropout: h.1.drop."),
+    ],
+)  # fmt: skip
+def test_three_faults_of_someone_elses(other, fault, phase, place, operation, words):
+    """A transposed weight, another epsilon, a dropout left on: each alone, in the second of two models that agree."""
+    model, theirs = TWO[other]()
+    fault(theirs)
+    found = compare(model, theirs, BATCH)
+    assert (found.phase, found.place) == (phase, place), str(found)
+    assert getattr(found.operation, "name", None) == operation
+    assert words in str(found)
 
 
 class Masked(Module):

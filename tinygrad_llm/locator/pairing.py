@@ -124,15 +124,16 @@ class Pairing:
                 self.right.remove(theirs)
 
     def _alike(self) -> None:
-        """The rest: the most alike first, of those with the same numbers; then in order, of one shape."""
+        """The rest: of those with the same numbers, the most alike first, and before what only fits transposed; then
+        in order, of one shape."""
         left, right = list(self.left), list(self.right)
         scores = [
-            (-difflib.SequenceMatcher(None, a.name, b.name).ratio(), i, j)
+            (a.shape != b.shape, -difflib.SequenceMatcher(None, a.name, b.name).ratio(), i, j)
             for i, a in enumerate(left)
             for j, b in enumerate(right)
             if a.numbers == b.numbers and _fits(a, b)
         ]
-        for _, i, j in sorted(scores):
+        for *_, i, j in sorted(scores):
             if left[i] in self.left and right[j] in self.right:
                 self._pair(left[i], [right[j]])
         for ours in list(self.left):

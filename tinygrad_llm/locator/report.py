@@ -33,7 +33,8 @@ def report(comparison) -> Report:
 
 
 def depth(names: list[str], errors: list[float], limits: list[float]):
-    """Errors in order, those beyond their limits in red, under the line that the limits make."""
+    """Errors in order, those beyond their limits in red, the first with its name, under the line that the limits make.
+    What is equal to the last bit is at the bottom."""
     figure, (panel,) = axes(height=3.8)
     shown = [min(max(error, 1e-18), 1e3) for error in errors]
     panel.semilogy(limits, color=FAINT, label="noise explains")
@@ -42,9 +43,12 @@ def depth(names: list[str], errors: list[float], limits: list[float]):
     if beyond:
         panel.semilogy(beyond, [shown[i] for i in beyond], "o", color=RED, markersize=4, label="differs")
         panel.axvline(beyond[0], color=RED, linewidth=0.6)
-    ticks = sorted({*range(0, len(names), max(1, len(names) // 12)), *beyond[:1]})
+    every = max(1, len(names) // 12)
+    regular = (i for i in range(0, len(names), every) if not beyond or abs(i - beyond[0]) > every // 2)
+    ticks = sorted({*regular, *beyond[:1]})
     panel.set_xticks(ticks, [names[i].removeprefix("the ").replace("result of ", "") for i in ticks], rotation=40)
-    for label in panel.get_xticklabels():
-        label.set(ha="right", fontsize=7, color=INK)
+    for i, label in zip(ticks, panel.get_xticklabels(), strict=True):
+        label.set(ha="right", fontsize=7, color=RED if i in beyond[:1] else INK)
+    panel.set_ylabel("share of the largest number")
     panel.legend(frameon=False)
     return figure

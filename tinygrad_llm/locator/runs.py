@@ -76,7 +76,8 @@ class Side:
         names = [
             name
             for name, module in modules
-            if module.training and any(_is_share(getattr(module, key, 0)) for key in ("p", "dropout", "dropout_p"))
+            if module.training
+            and any(_is_share(x) for key, x in vars(module).items() if key == "p" or "dropout" in key)
         ]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         shown = ", ".join(name or "the model" for name in names[:3]) + more

@@ -23,6 +23,9 @@ def log_softmax(x, dim=-1):
     case(normal(33), normal(7, 33), normal(7)),
     case(normal(1, 1), normal(1, 1), normal(1)),
     case(normal(97, 1023, scale=0.1), normal(33, 1023, scale=0.1), normal(33)),
+    case(normal(1033, 1), normal(1, 1), normal(1)),
+    case(normal(2, 133), normal(3, 133), normal(3)),
+    case(normal(4, 133), normal(9, 133), normal(9)),
 )
 def linear(x, weight, bias=None):
     return F.linear(x, weight, bias)
@@ -80,6 +83,7 @@ def _dequantized(blocks, type, dtype):
     case(normal(97, 3), integers(5, high=97), padding_idx=0),
     case(normal(3, 7), integers(2, 3, 33, high=3), padding_idx=2),
     case(normal(1, 1), integers(1, high=1)),
+    case(normal(5, 263), integers(33, high=5)),
 )
 def embedding(weight, ids, padding_idx=None):
     return F.embedding(ids, weight, padding_idx)
@@ -90,6 +94,7 @@ def embedding(weight, ids, padding_idx=None):
     case(normal(2, 3, 97), normal(97), None, eps=1e-3),
     case(normal(3, 1023), None, None),
     case(normal(1, 3), normal(3), normal(3)),
+    case(normal(131, 9), normal(9), normal(9)),
 )
 def layernorm(x, weight, bias, eps=1e-5):
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
@@ -100,6 +105,7 @@ def layernorm(x, weight, bias, eps=1e-5):
     case(normal(2, 3, 97), normal(97), eps=1e-3),
     case(normal(3, 1023), None),
     case(normal(1, 3), normal(3)),
+    case(normal(131, 9), normal(9)),
 )
 def rmsnorm(x, weight=None, eps=1e-6):
     return F.rms_norm(x, x.shape[-1:], weight, eps)
@@ -129,6 +135,7 @@ def dropout(x, keep, p):
     case(normal(2, 3, 7, 32), normal(7, 32), normal(7, 32)),
     case(normal(3, 2, 7, 10), normal(3, 1, 7, 10), normal(3, 1, 7, 10)),
     case(normal(2, 1, 33, 6), normal(2, 1, 33, 6), normal(33, 6), interleaved=True),
+    case(normal(1, 2, 33, 34), normal(33, 34), normal(33, 34)),
 )
 def rotary(x, cos, sin, interleaved=False):
     if interleaved:
@@ -199,6 +206,8 @@ def attention_qkvpacked(qkv, n_head, keep=None, dropout_p=0.0):
     case(normal(7, 33), normal(97, 33, scale=0.2), normal(97), normal(33, 97, scale=0.2), normal(33)),
     case(normal(2, 3, 33), normal(7, 33, scale=0.2), None, normal(33, 7, scale=0.2), None, approximate="tanh"),
     case(normal(1, 1), normal(3, 1), normal(3), normal(1, 3), None),
+    case(normal(1033, 1), normal(1, 1), normal(1), normal(1, 1), None),
+    case(normal(2, 3), normal(133, 3), normal(133), normal(1, 133), None),
 )
 def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, approximate="none"):
     h = F.gelu(F.linear(x, fc_weight, fc_bias), approximate=approximate)

@@ -14,9 +14,9 @@ __device__ __forceinline__ float normal_cdf(float x, bool tanh) {
   return tanh ? 1 / (1 + expf(-2 * ROOT * (x + CUBIC * x * x * x))) : 0.5f * erfcf(-ROOT_HALF * x);
 }
 
-// The derivative of x cdf(x): tanh's cdf has the slope cdf (1 - cdf) 2 du/dx.
+// The derivative of x cdf(x): tanh's cdf has the slope cdf (1 - cdf) 2 du/dx; 1 - cdf(x) = cdf(-x) keeps its digits.
 __device__ __forceinline__ float gelu_slope(float x, float cdf, bool tanh) {
-  if (tanh) return cdf + x * cdf * (1 - cdf) * 2 * ROOT * (1 + 3 * CUBIC * x * x);
+  if (tanh) return cdf + x * cdf * normal_cdf(-x, tanh) * 2 * ROOT * (1 + 3 * CUBIC * x * x);
   return cdf + x * DENSITY * expf(-0.5f * x * x);
 }
 

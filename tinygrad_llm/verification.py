@@ -229,7 +229,7 @@ def conditioning(oracle, inputs: list, options: dict, exact: dict[str, np.ndarra
     """How far the exact results move when each input does by four units in float32's last place, up or down at random;
     at most by `NOISE_LIMIT`, since where inputs are equal they may jump."""
     random, step = np.random.default_rng(13), FLOORS["float32"]
-    moved = [np.asarray(x + step * x * random.choice([-1, 1], x.shape)) if _differentiable(x) else x for x in inputs]
+    moved = [np.asarray(x * (1 + step * random.choice([-1, 1], x.shape))) if _differentiable(x) else x for x in inputs]
     results = run_oracle(oracle, moved, options, "float64", dtype)
     return {name: min(relative_error(y, exact[name]), NOISE_LIMIT) for name, y in results.items()}
 

@@ -24,7 +24,7 @@ from tinygrad_llm.tensor import Tensor
 FLOAT64_LIMIT = 1e-10
 UNITS = {"float64": 2**-52, "float32": 2**-23, "float16": 2**-10, "bfloat16": 2**-7}  # in the last place, of 1
 FLOORS = {dtype: count * UNITS[dtype] for dtype, count in {"float32": 4, "float16": 1, "bfloat16": 1}.items()}
-NOISE_LIMIT = 100 * UNITS["float32"]
+NOISE_LIMIT = 1e-4
 
 
 @dataclass

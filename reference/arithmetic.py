@@ -1,9 +1,10 @@
 """Element-wise operations in PyTorch."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tinygrad_llm.reference.cases import booleans, case, integers, normal, oracle, positive, ties
+from tinygrad_llm.reference.cases import booleans, bytes_, case, integers, normal, oracle, positive, ties
 
 UNARY = (case(normal(3, 7)), case(normal(1)), case(normal()), case(normal(2, 3, 33)), case(normal(0, 3)))
 BINARY = (
@@ -16,9 +17,21 @@ BINARY = (
     case(2, normal(7)),
     case(normal(3, 7), integers(3, 7, low=1, high=5)),
 )
+# What decides the dtype: floating before whole before boolean, axes before none, these before Python's numbers.
+MIXED = (
+    case(integers(3, 7, high=5), booleans(7)),
+    case(integers(7, high=5), 0.5),
+    case(booleans(7), 2),
+    case(booleans(7), integers(high=5)),
+    case(normal(), integers(7, high=5)),
+    case(integers(7, high=5), bytes_(7)),
+    case(bytes_(7), booleans(7)),
+    case(bytes_(7), integers(high=5)),
+    case(bytes_(7), 2),
+)
 
 
-@oracle(*BINARY)
+@oracle(*BINARY, *MIXED)
 def add(x, y):
     return x + y
 
@@ -28,7 +41,7 @@ def sub(x, y):
     return x - y
 
 
-@oracle(*BINARY)
+@oracle(*BINARY, *MIXED)
 def mul(x, y):
     return x * y
 
@@ -62,6 +75,7 @@ def neg(x):
     case(positive(2, 1, 7), normal(3, 1)),
     case(2.0, normal(3, 7)),
     case(0.0, positive(7)),
+    case(np.array([0.0, 0.0, 0.0, 2.0]), np.array([0.0, -1.0, 2.0, -0.5])),
 )
 def pow_(x, y):
     return x**y

@@ -96,9 +96,19 @@ def integers(*shape: int, low: int = 0, high: int) -> Callable:
     return lambda random: random.integers(low, high, size=shape)
 
 
+def bytes_(*shape: int) -> Callable:
+    """Numbers from 0 to 4 in uint8."""
+    return lambda random: random.integers(0, 5, size=shape, dtype=np.uint8)
+
+
 def booleans(*shape: int, share: float = 0.5) -> Callable:
     """True for about this share of the elements."""
     return lambda random: random.random(shape) < share
+
+
+def counts(*shape: int, high: int) -> Callable:
+    """Whole numbers from 0 to high - 1, as floating ones."""
+    return lambda random: random.integers(0, high, size=shape).astype(np.float64)
 
 
 def ties(*shape: int) -> Callable:

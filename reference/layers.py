@@ -6,13 +6,21 @@ import torch.nn.functional as F
 
 from tinygrad_llm.reference.cases import booleans, case, integers, normal, oracle
 
+SOFTMAX = (
+    case(normal(7, 33)),
+    case(normal(2, 3, 97), dim=1),
+    case(normal(3, 1023, scale=30.0)),
+    case(normal(5, 1)),
+    case(normal(2, 3, 7)),
+)
 
-@oracle(case(normal(7, 33)), case(normal(2, 3, 97), dim=1), case(normal(3, 1023, scale=30.0)), case(normal(5, 1)))
+
+@oracle(*SOFTMAX)
 def softmax(x, dim=-1):
     return F.softmax(x, dim)
 
 
-@oracle(case(normal(7, 33)), case(normal(2, 3, 97), dim=1), case(normal(3, 1023, scale=30.0)), case(normal(5, 1)))
+@oracle(*SOFTMAX)
 def log_softmax(x, dim=-1):
     return F.log_softmax(x, dim)
 
@@ -95,6 +103,7 @@ def embedding(weight, ids, padding_idx=None):
     case(normal(3, 1023), None, None),
     case(normal(1, 3), normal(3), normal(3)),
     case(normal(131, 9), normal(9), normal(9)),
+    case(lambda random: normal(7, 33)(random) + 256, normal(33), normal(33)),  # x^2 - mean^2 has few digits left
 )
 def layernorm(x, weight, bias, eps=1e-5):
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
@@ -150,6 +159,17 @@ def _heads(heads, kv_heads, queries, keys, width, batch=2):
     return normal(batch, heads, queries, width), *[normal(batch, kv_heads, keys, width)] * 2
 
 
+def _far(place: int):
+    """Of (1, 1, 7, 4) the first row -128 or 128, so that q[0] k[0] is far below any finite mask."""
+
+    def make(random):
+        x = normal(1, 1, 7, 4)(random)
+        x[..., 0, :] = 128 * place
+        return x
+
+    return make
+
+
 def _lower_triangle(random):
     return np.tri(33, 97, dtype=bool)
 
@@ -164,6 +184,9 @@ def _lower_triangle(random):
     case(*_heads(3, 3, 33, 33, 8), None, booleans(2, 3, 33, 33, share=0.75), 0.25, is_causal=True),
     case(*_heads(1, 1, 1, 1, 1, batch=1), is_causal=True),
     case(*_heads(1, 1, 3, 7, 3, batch=1), np.zeros((3, 7), bool)),  # every row masked
+    case(_far(1), _far(-1), normal(1, 1, 7, 4), is_causal=True),
+    case(*_heads(2, 2, 7, 33, 8), is_causal=True),
+    case(*_heads(2, 2, 33, 7, 8), is_causal=True),
 )
 def attention(q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_causal=False, scale=None):
     if keep is None:

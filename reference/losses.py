@@ -3,7 +3,7 @@
 import numpy as np
 import torch.nn.functional as F
 
-from tinygrad_llm.reference.cases import case, integers, normal, oracle, positive
+from tinygrad_llm.reference.cases import case, counts, integers, normal, oracle, positive
 
 
 def _some_ignored(rows, classes):
@@ -13,6 +13,17 @@ def _some_ignored(rows, classes):
         targets = random.integers(0, classes, size=rows)
         targets[1:][random.random(rows - 1) < 0.3] = -100
         return targets
+
+    return make
+
+
+def _far_apart(rows, classes):
+    """Logits whose rows are far apart, and the last of each row is -infinity."""
+
+    def make(random):
+        logits = normal(rows, classes)(random) + 512.0 * np.arange(rows)[:, None]
+        logits[:, -1] = -np.inf
+        return logits
 
     return make
 
@@ -30,6 +41,8 @@ def _distributions(rows, classes):
     case(normal(7, 3), integers(7, high=3), reduction="sum", ignore_index=1),
     case(normal(3, 1023, scale=30.0), integers(3, high=1023)),
     case(normal(1, 1), integers(1, high=1)),
+    case(normal(3, 1), np.array([0, -100, 0])),
+    case(_far_apart(3, 7), integers(3, high=6)),
     case(normal(7, 33), targets=_distributions(7, 33), weight=positive(33), label_smoothing=0.1),
 )
 def cross_entropy(logits, targets, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
@@ -43,6 +56,7 @@ def cross_entropy(logits, targets, weight=None, ignore_index=-100, reduction="me
     case(normal(97, 7), _some_ignored(97, 7), weight=positive(7)),
     case(normal(7, 3), integers(7, high=3), reduction="none", ignore_index=1),
     case(normal(7, 3), integers(7, high=3), reduction="sum", weight=positive(3)),
+    case(normal(3, 1), np.array([0, -100, 0])),
 )
 def nll_loss(x, targets, weight=None, ignore_index=-100, reduction="mean"):
     return F.nll_loss(x, targets, weight, ignore_index=ignore_index, reduction=reduction)
@@ -50,10 +64,11 @@ def nll_loss(x, targets, weight=None, ignore_index=-100, reduction="mean"):
 
 @oracle(
     case(normal(7, 33), normal(97, 33), integers(7, high=97)),
-    case(normal(700, 7), normal(33, 7), _some_ignored(700, 33)),  # more rows than one chunk
+    case(normal(700, 7), normal(33, 7), _some_ignored(700, 33)),
     case(normal(33, 7), normal(3, 7), _some_ignored(33, 3), label_smoothing=0.1),
     case(normal(33, 7), normal(3, 7), integers(33, high=3), reduction="none"),
     case(normal(33, 7), normal(3, 7), integers(33, high=3), reduction="sum", ignore_index=2),
+    case(normal(3, 7, scale=256.0), normal(7, 7, scale=4.0), integers(3, high=7)),  # e^x is infinite
 )
 def linear_cross_entropy(h, weight, targets, ignore_index=-100, reduction="mean", label_smoothing=0.0):
     return F.cross_entropy(
@@ -65,6 +80,7 @@ def linear_cross_entropy(h, weight, targets, ignore_index=-100, reduction="mean"
     case(normal(7, 33), normal(7, 33)),
     case(normal(7, 3), normal(3), reduction="none"),
     case(normal(1023), normal(1023), reduction="sum"),
+    case(normal(3), normal(7, 3)),
 )
 def mse_loss(x, target, reduction="mean"):
     x, target = (y.expand(max(x.shape, target.shape)) for y in (x, target))
@@ -78,6 +94,7 @@ def _log_probabilities(*shape):
 @oracle(
     case(_log_probabilities(7, 33), positive(7, 33)),
     case(_log_probabilities(7, 33), positive(7, 33), reduction="batchmean"),
+    case(_log_probabilities(7, 33), target=counts(7, 33, high=3)),  # 0 log 0 is 0
     case(_log_probabilities(33, 7), _log_probabilities(33, 7), reduction="sum", log_target=True),
     case(_log_probabilities(33, 7), _log_probabilities(33, 7), reduction="none", log_target=True),
 )

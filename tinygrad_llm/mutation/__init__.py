@@ -39,7 +39,7 @@ def mutants(operation: str, kernel_set: str = "numpy") -> list[Mutant]:
 
 
 def verdict(mutant: Mutant) -> str:
-    """"killed by …", "argued: …" with the argument of `equivalent.md`, or "survived"."""
+    """What becomes of it: "killed by …", "argued: …" with the argument of `equivalent.md`, or "survived"."""
     found = host.verdict(mutant.kernels, mutant.file, mutant.source)
     argument = argued().get((_label(mutant.file), mutant.what))
     return f"argued: {argument}" if found == "survived" and argument else found

@@ -7,7 +7,8 @@ axis, `keepdims` or a conversion dropped, a transpose forgotten, repeated tokens
 too short, a condition always true. The rest of the text stays as it is, line by line.
 
 What has no result is left alone: docstrings, annotations, decorators, messages of errors, prefetches, and code that
-writes LLVM's language for the compiler rather than computing.
+writes LLVM's language for the compiler rather than computing. So are, on a page, the functions below the one that joins
+it to the tape: compositions of operations, which have no derivative of their own.
 """
 
 import ast
@@ -29,6 +30,7 @@ TOKENS = {
 OTHER_FUNCTION = {"sum": "mean", "mean": "sum", "max": "min", "maximum": "minimum", "any": "all", "tril": "triu"}
 OTHER_FUNCTION |= {value: key for key, value in OTHER_FUNCTION.items()}
 SILENT = {"prefetch", "fetch", "operation"}  # calls that compute nothing
+LIKE = {"empty_like", "zeros_like", "ones_like", "full_like"}  # functions of an array's shape and dtype alone
 FOR_COMPILER = {"builder", "typing_context", "context"}  # parameters of functions that write LLVM's language
 ATOMS = (ast.Name, ast.Call, ast.Attribute, ast.Subscript)
 
@@ -107,6 +109,12 @@ class Edits(ast.NodeVisitor):
 
     visit_Raise = visit_JoinedStr = visit_AnnAssign = _leave
 
+    def visit_Module(self, node):
+        for part in node.body:
+            self.visit(part)
+            if isinstance(part, ast.Assign) and _is_call(part.value, "operation"):
+                break
+
     def visit_FunctionDef(self, node):
         if FOR_COMPILER.isdisjoint(argument.arg for argument in node.args.args):
             for part in (*node.args.defaults, *node.args.kw_defaults, *node.body):
@@ -116,7 +124,7 @@ class Edits(ast.NodeVisitor):
     # statements
 
     def visit_Assign(self, node):
-        if isinstance(node.value, ast.Call) and _name(node.value.func) in SILENT:
+        if _is_call(node.value, *SILENT):
             return
         (target,) = node.targets[-1:]
         assigned = _name(target) if isinstance(target, ast.Name) else None
@@ -246,7 +254,8 @@ class Edits(ast.NodeVisitor):
         if name == "where" and len(node.args) == 3:
             self.replace_node(node, *(self.segment(x) for x in node.args[1:]))
         if name == "range":
-            self._one_off(node.args[min(1, len(node.args) - 1)], " - 1")
+            step = self.segment(node.args[2]).decode() if len(node.args) == 3 else "1"
+            self._one_off(node.args[min(1, len(node.args) - 1)], f" - {step}")
             if len(node.args) == 1:
                 self.replace(self.start(node.args[0]), self.start(node.args[0]), "1, ")
             else:
@@ -256,7 +265,12 @@ class Edits(ast.NodeVisitor):
             if isinstance(argument, ast.keyword) and argument.arg:
                 start = self.end(before) if before else self.start(argument)
                 self.replace(start, self.start(after) if after and not before else self.end(argument), "")
-        self.generic_visit(node)
+        if name == "reshape" or name in LIKE:  # a negative size is any
+            arguments = [x for x in node.args if name == "reshape" and not isinstance(x, ast.UnaryOp)]
+            for argument in (function, *arguments):
+                self.visit(argument)
+        else:
+            self.generic_visit(node)
 
     def _one_off(self, node: ast.AST, change: str) -> None:
         if not isinstance(node, (ast.Constant, ast.UnaryOp)):  # whose digits change anyway
@@ -268,6 +282,10 @@ class Edits(ast.NodeVisitor):
 
 def _name(node: ast.AST) -> str | None:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+
+
+def _is_call(node: ast.AST, *names: str) -> bool:
+    return isinstance(node, ast.Call) and _name(node.func) in names
 
 
 def _root(node: ast.AST) -> str | None:

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import numpy as np
 
@@ -36,12 +37,13 @@ LEFT_OUT = {  # files, and why
     },
     "torch": {"adamw": "no operation"},
 }
+LOGITS = 64  # for `linear_cross_entropy` to hold at a time: few, so that small cases take several chunks
 SECONDS = 20  # for a mutant that does not end
 
 
 @functools.cache
 def users(kernel_set: str) -> dict[str, tuple[str, ...]]:
-    """By file's stem, the operations whose cases run its code: its own first, then those of files that import it."""
+    """By file's stem, the operations whose cases judge it: its own, or else those of the files that import it."""
     sources = {path.stem: path.read_text() for path in FOLDERS[kernel_set].glob("[!_]*.py")}
     pattern = rf"from {re.escape(PACKAGES[kernel_set])}\.(\w+) import"
     imports = {name: set(re.findall(pattern, source)) for name, source in sources.items()}
@@ -50,8 +52,9 @@ def users(kernel_set: str) -> dict[str, tuple[str, ...]]:
         return {name}.union(*(reached(other) for other in imports[name]))
 
     operations = [name for name in verification.operations() if name in sources]
-    of = {name: [o for o in operations if name in reached(o)] for name in sources if name not in LEFT_OUT[kernel_set]}
-    return {name: tuple(sorted(using, key=lambda o: o != name)) for name, using in of.items() if using}
+    judges = {name: tuple(o for o in operations if name in reached(o)) for name in sources}
+    left_out = LEFT_OUT[kernel_set]
+    return {n: (n,) if n in using else using for n, using in judges.items() if using and n not in left_out}
 
 
 def path(kernel_set: str, name: str) -> Path:
@@ -64,7 +67,7 @@ class Planted(kernels.KernelSet):
     def __init__(self, kernel_set: str, file: Path, source: str):
         self.name, self.kernel_set, self.package = f"a mutant of {kernel_set}", kernel_set, None
         self.modules, self.changed = {}, {file.stem: source}
-        self.takes = (lambda array: True) if kernel_set == "numpy" else kernels.KernelSet(kernel_set).takes
+        self.takes = kernels.KernelSet(kernel_set).takes if kernel_set != "numpy" else None
 
     def find(self, operation: str) -> ModuleType | None:
         """The module of this name, run anew."""
@@ -74,7 +77,13 @@ class Planted(kernels.KernelSet):
             module.__file__, module.__builtins__ = str(file), vars(builtins) | {"__import__": self._import}
             changed = self.changed.get(operation)
             exec(compile(changed, file, "exec") if changed else _code(file), vars(module))
+            if hasattr(module, "LOGITS"):
+                module.LOGITS = LOGITS
         return self.modules.get(operation)
+
+    def operation(self, name: str):
+        """The function on Tensors: the page's own, made anew, or the one that this set is asked to compute."""
+        return vars(self.find(name))[name] if self.kernel_set == "numpy" else verification.operations()[name]
 
     def _import(self, name, globals=None, locals=None, fromlist=(), level=0):
         if self.kernel_set == "numba" and name in INSTEAD:
@@ -95,12 +104,14 @@ def verdict(kernel_set: str, file: Path, source: str) -> str:
 
     In float64, then in float32, then with one input at a time that wants its gradient, then on a device's arrays.
     """
-    checks = [compared("float64"), compared("float32"), alone, *([on_device] if kernel_set == "numpy" else [])]
-    with kernels.use(Planted(kernel_set, file, source)), limited(SECONDS), quiet():
+    planted, pages = Planted(kernel_set, file, source), kernel_set == "numpy"
+    checks = [compared("float64"), compared("float32"), alone, *([on_device] if pages else [])]
+    fewer = mock.patch.object(importlib.import_module("tinygrad_llm.ops.linear_cross_entropy"), "LOGITS", LOGITS)
+    with kernels.use("numpy" if pages else planted), fewer, limited(SECONDS), quiet():
         try:
             for check in checks:
                 for operation in users(kernel_set)[file.stem]:
-                    for noticed in check(operation):
+                    for noticed in check(planted, operation):
                         return f"killed by {operation}, {noticed}"
         except TimeoutError:
             return f"killed by the clock: it ran longer than {SECONDS} s"
@@ -125,34 +136,34 @@ def expected(operation: str, dtype: str) -> list[tuple[int, list, dict, dict, di
 def compared(dtype: str, device: str = "cpu"):
     """The check of `verification.compare`."""
 
-    def check(operation: str) -> Iterator[str]:
+    def check(planted: Planted, operation: str) -> Iterator[str]:
         for case in expected(operation, dtype):
             for layout in (verification.contiguous, verification.with_gaps):
-                yield from wrong(operation, case, dtype, layout, device)
+                yield from wrong(planted, operation, case, dtype, layout, device)
 
     return check
 
 
-def on_device(operation: str) -> Iterator[str]:
+def on_device(planted: Planted, operation: str) -> Iterator[str]:
     """As `compared`, on the arrays of CuPy's stand-in, which refuses what CuPy refuses."""
     with emulated():
-        yield from compared("float64", "cuda")(operation)
+        yield from compared("float64", "cuda")(planted, operation)
 
 
-def alone(operation: str) -> Iterator[str]:
+def alone(planted: Planted, operation: str) -> Iterator[str]:
     """The check that a gradient is the same where no other is wanted."""
     for index, inputs, options, exact, _ in expected(operation, "float64"):
         for name in exact.keys() - {"y"} if len(exact) > 2 else ():
             only = {key: exact[key] for key in ("y", name)}
-            yield from wrong(operation, (index, inputs, options, only, only), "float64", wanted=name.removeprefix("d"))
+            case = index, inputs, options, only, only
+            yield from wrong(planted, operation, case, "float64", wanted=name.removeprefix("d"))
 
 
-def wrong(operation: str, case: tuple, dtype: str, *how, wanted=None) -> Iterator[str]:
+def wrong(planted: Planted, operation: str, case: tuple, dtype: str, *how, wanted=None) -> Iterator[str]:
     """What is wrong with our results on a case."""
     index, inputs, options, exact, theirs = case
-    function = verification.operations()[operation]
     try:
-        ours = verification.run(function, inputs, options, dtype, *how, wanted=wanted and (wanted,))
+        ours = verification.run(planted.operation(operation), inputs, options, dtype, *how, wanted=wanted and (wanted,))
         found = verification.Run(index, 0, "", inputs, options, ours, exact, theirs)
         verdicts = [verdict.wrong for verdict in verification.judge(found, dtype)]
     except TimeoutError:

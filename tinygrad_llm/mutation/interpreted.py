@@ -12,16 +12,40 @@ from types import SimpleNamespace
 import numpy as np
 
 PARTS = 3
+SCRATCH = {}
 BITS, ROWS = 256, 6  # as `vectors` has them on machines without 512-bit vectors
 
 
 def leaf(function):
+    """Every part finds the arrays as they were, as if all ran at once, and no two may write to the same place."""
+
     def run(*arguments):
-        assert all(x.flags.c_contiguous for x in arguments if isinstance(x, np.ndarray))
+        arrays = [x for x in arguments if isinstance(x, np.ndarray)]
+        assert all(x.flags.c_contiguous for x in arrays)
+        own = [id(x) for x in SCRATCH.values()]
+        shared = [x.reshape(-1).view(np.uint8) for x in arrays if x.flags.writeable and id(x) not in own]
+        before, after = [x.copy() for x in shared], [x.copy() for x in shared]
         for part in range(PARTS):
             function(part, PARTS, *arguments)
+            for now, old, new in zip(shared, before, after, strict=True):
+                written = now != old
+                if (new[written] != old[written]).any():
+                    raise RuntimeError("two threads write to the same place")
+                new[written] = now[written]
+            for now, old in zip(shared, before, strict=True):
+                now[...] = old
+        for now, new in zip(shared, after, strict=True):
+            now[...] = new
 
     return run
+
+
+def scratch(size, dtype):
+    """Memory for each thread to work in, which is the same again and again."""
+    if (size, dtype) not in SCRATCH:
+        SCRATCH[size, dtype] = np.empty((PARTS, size), dtype)
+    SCRATCH[size, dtype].fill(np.nan)
+    return SCRATCH[size, dtype]
 
 
 def intrinsic(function):
@@ -164,12 +188,12 @@ MEANINGS = {"float16": float16, "signed": signed, "plain": plain, "numbers": fou
 NUMBA = "tinygrad_llm.kernels.numba"
 INSTEAD = {  # of what kernels import
     "math": SimpleNamespace(**vars(math) | {"exp": np.exp}),  # infinity where Python's own would be an error
-    "numba": SimpleNamespace(njit=lambda **_options: lambda function: function, float32=np.dtype("float32"), types=None),
+    "numba": SimpleNamespace(njit=lambda **_: lambda function: function, float32=np.dtype("float32"), types=None),
     "numba.extending": SimpleNamespace(intrinsic=intrinsic, overload=overload),
     "tinygrad_llm.memory": SimpleNamespace(empty=unknown, zeros=np.zeros),
     f"{NUMBA}.threads": SimpleNamespace(
         leaf=leaf,
-        scratch=lambda size, dtype: unknown((PARTS, size), dtype),
+        scratch=scratch,
         sums=lambda size, dtype: np.zeros((PARTS, size + 1), dtype),
     ),
     f"{NUMBA}.simd": SimpleNamespace(

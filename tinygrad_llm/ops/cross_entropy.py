@@ -29,9 +29,9 @@ def cross_entropy_forward(logits, targets, weight=None, ignore_index=-100, reduc
     a, total = target_weights(logits, targets, weight, ignore_index, label_smoothing)
     logp = logits - logits.max(axis=-1, keepdims=True)
     logp = logp - np.log(np.exp(logp).sum(axis=-1, keepdims=True))
-    loss = -np.where(a == 0, 0, a * logp).sum(axis=-1)  # (N,)
+    loss = -(a * np.where(a == 0, 0, logp)).sum(axis=-1)  # (N,)
     y = loss.sum() / total if reduction == "mean" else reduce(loss, reduction)
-    return y, logp, a, total if reduction == "mean" else 1
+    return y, logp, a, (total if reduction == "mean" else 1) or np.inf  # where no row counts the gradient is 0
 
 
 def cross_entropy_backward(dy, logp, a, divisor):

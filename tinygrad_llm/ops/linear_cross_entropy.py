@@ -2,9 +2,10 @@
 
     x = h W^T,  loss = -sum_c a_c log softmax(x)_c, a row at a time (see `cross_entropy`).
 
-Rows are taken in chunks, so that there are never more than about LOGITS logits. The forward keeps of each row only the
-logarithm of its sum of exponentials, lse, from which the backward makes the row's probabilities again, p = e^{x - lse},
-at the price of one more product. Then
+Rows are taken in chunks, so that there are never more than about LOGITS logits. The forward keeps two numbers of each
+row, its largest logit m and the logarithm of s = sum_c e^{x_c - m}, from which the backward makes the row's
+probabilities again, p = e^{x - m - log s}, at the price of one more product. (Their sum, one number, would cost float32
+its last digits where logits are large.) Then
 
     dx = (sum_c a_c) p - a,  dh = dx W,  dW = dx^T h, summed over the rows.
 
@@ -24,29 +25,33 @@ LOGITS = 2**24
 
 
 def linear_cross_entropy_forward(h, weight, targets, ignore_index=-100, reduction="mean", label_smoothing=0.0):
-    loss, lse = np.empty_like(h[:, 0]), np.empty_like(h[:, 0])
+    loss, largest, log_total = (np.empty_like(h[:, 0]) for _ in range(3))
     total = 0
     for rows in chunks(len(h), len(weight)):
         x = h[rows] @ weight.T  # (rows, V)
         a, weights = target_weights(x, targets[rows], None, ignore_index, label_smoothing)
-        largest = x.max(axis=-1)
-        lse[rows] = largest + np.log(np.exp(x - largest[:, None]).sum(axis=-1))
-        loss[rows] = (a * (lse[rows, None] - x)).sum(axis=-1)
+        largest[rows] = x.max(axis=-1)
+        x = x - largest[rows, None]
+        log_total[rows] = np.log(np.exp(x).sum(axis=-1))
+        loss[rows] = (a * (log_total[rows, None] - x)).sum(axis=-1)
         total += weights
     mean = reduction == "mean"
     y = loss.sum() / total if mean else reduce(loss, reduction)
-    return y, h, weight, targets, lse, ignore_index, label_smoothing, total if mean else 1
+    return y, h, weight, targets, largest, log_total, ignore_index, label_smoothing, total if mean else 1
 
 
-def linear_cross_entropy_backward(dy, h, weight, targets, lse, ignore_index, label_smoothing, divisor, needs):
+def linear_cross_entropy_backward(
+    dy, h, weight, targets, largest, log_total, ignore_index, label_smoothing, divisor, needs
+):
     dh = np.empty_like(h) if needs[0] else None
     dweight = np.zeros_like(weight) if needs[1] else None
-    row_dy = np.broadcast_to(dy / divisor, lse.shape)
+    row_dy = np.broadcast_to(dy / divisor, log_total.shape)
     for rows in chunks(len(h), len(weight)):
         x = h[rows] @ weight.T
+        p = np.exp(x - largest[rows, None] - log_total[rows, None])
         a, _ = target_weights(x, targets[rows], None, ignore_index, label_smoothing)
-        # loss = sum_c a_c (lse - x_c)
-        dx = row_dy[rows, None] * (a.sum(axis=-1, keepdims=True) * np.exp(x - lse[rows, None]) - a)
+        # loss = -sum_c a_c log p_c
+        dx = row_dy[rows, None] * (a.sum(axis=-1, keepdims=True) * p - a)
         # x = h W^T
         if needs[0]:
             dh[rows] = dx @ weight

@@ -16,6 +16,7 @@ COMMANDS = {
     "convert": "write a model for transformers or for llama.cpp",
     "tokenizer": "train a tokenizer, or look at what one does",
     "verify": "compare every operation, forward and backward, with PyTorch",
+    "mutate": "plant small mistakes in pages and kernels, and see whether verification notices",
     "explain": "one operation from its source: derivation, forward, backward, kernels, tests",
     "compare": "name the first operation in which two models differ",
     "kernel": "a lab for kernels of one's own: new, check, race, roofline",

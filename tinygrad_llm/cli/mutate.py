@@ -1,0 +1,81 @@
+"""`tinygrad-llm mutate`"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from tinygrad_llm import mutation
+from tinygrad_llm.cli.parsing import Parser
+from tinygrad_llm.errors import UserError
+from tinygrad_llm.mutation import Tally
+
+DESCRIPTION = """Plant every small mistake in pages and kernels, and see whether the comparison with PyTorch notices.
+
+A mutant is a file with one change: a sign turned, a term dropped, another axis, < for <=. It is killed when a case of
+`tinygrad-llm verify` fails, argued when mutation/equivalent.md says why nothing can fail, and survives otherwise: then
+a case is missing. Numba's kernels are interpreted, CUDA's run on the emulator. Exit status 1 if any survives.
+
+examples:
+  tinygrad-llm mutate                                  every page, two minutes
+  tinygrad-llm mutate layernorm attention --survivors
+  tinygrad-llm mutate layernorm --kernels numpy,numba
+"""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """What to mutate.
+
+    Args:
+        kernels: kernel sets, with commas between them: numpy, numba, torch, cuda
+    """
+
+    kernels: str = "numpy"
+
+
+def run(argv: list[str]) -> int:
+    parser = Parser("mutate", DESCRIPTION, Mutation, positional="[NAME ...]")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="operations or shared files; all unless given")
+    parser.add_argument("--survivors", action="store_true", help="print each survivor: its file, line and change")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of a table")
+    parser.add_argument("--record", action="store_true", help="write the counts into docs/mutants.csv")
+    settings = parser.settings(argv)
+    names, survivors, as_json, record = (settings.pop(name) for name in ("names", "survivors", "json", "record"))
+    c = Mutation(**settings)
+    wanted = [(n, s) for s in c.kernels.split(",") for n in mutation.names(s) if not names or n in names]
+    if unknown := set(names) - {name for name, _ in wanted}:
+        raise UserError(f"{c.kernels} have no file called {', '.join(sorted(unknown))}")
+    console = Console(stderr=True)
+    tallies = []
+    quiet = not console.is_terminal
+    for name, kernel_set in track(wanted, "judging mutants", console=console, transient=True, disable=quiet):
+        verdicts = Counter()
+        for mutant, verdict in mutation.judged(name, kernel_set):
+            verdicts[verdict.partition(" ")[0].rstrip(":")] += 1
+            if survivors and verdict == "survived":
+                print(f"{mutant.label}:{mutant.line}: {mutant.what}", flush=True)
+        counts = (verdicts[word] for word in ("killed", "argued", "survived"))
+        tallies.append(Tally(name, kernel_set, verdicts.total(), *counts))
+    if as_json:
+        for row in tallies:
+            print(json.dumps(row._asdict()))
+    else:
+        Console().print(table(tallies))
+    if record:
+        mutation.record(tallies)
+    return int(any(row.survived for row in tallies))
+
+
+def table(tallies: list[Tally]) -> Table:
+    """A row for each file, and their sum."""
+    result = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in Tally._fields:
+        result.add_column(heading, justify="left" if heading in ("file", "kernels") else "right", overflow="fold")
+    total = Tally("all", "", *(sum(column) for column in list(zip(*tallies, strict=True))[2:]))
+    for row in (*tallies, total):
+        result.add_row(*map(str, row))
+    return result

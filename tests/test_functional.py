@@ -218,6 +218,20 @@ def test_dropout_in_attention_keeps_the_mean_and_follows_the_seed():
             lambda: F.scaled_dot_product_attention(*(Tensor(normal(3, 4)),) * 3, np.ones((3, 3), bool), is_causal=True),
             "is_causal and attn_mask exclude each other",
         ),
+        (
+            lambda: F.cross_entropy(Tensor(normal(7, 5)), Tensor(normal(7, 5), requires_grad=True)),
+            "targets are constants here",
+        ),
+        (
+            lambda: F.layer_norm(Tensor(normal(2, 3)), (3,), Tensor(normal(1, 3))),
+            r"weight and bias must be of normalized_shape \[3\], not \[1, 3\]",
+        ),
+        (
+            lambda: F.scaled_dot_product_attention(
+                *(Tensor(normal(*shape)) for shape in [(3, 5, 4)] + 2 * [(2, 3, 5, 4)])
+            ),
+            "do not fit together",
+        ),
     ],
 )
 def test_bad_calls_say_what_is_wrong(call, message):

@@ -17,7 +17,7 @@ def nll_loss_forward(x, targets, weight=None, ignore_index=-100, reduction="mean
     w = np.where(counts, 1 if weight is None else weight[t], 0).astype(x.dtype)  # (N,)
     loss = -w * x[np.arange(len(t), like=t), t]
     if reduction == "mean":
-        return total(loss) / w.sum(), t, w, x.shape, w.sum()
+        return total(loss) / w.sum(), t, w, x.shape, w.sum() or np.inf  # where no row counts the gradient is 0
     return reduce(loss, reduction), t, w, x.shape, 1
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from tinygrad_llm.devices import on_device
 
 PAGE = 4096  # bytes
+LARGE_PAGES = 2**30  # bytes of addresses, not of memory
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3), in glibc
 
 
@@ -28,7 +29,7 @@ def empty(shape: tuple[int, ...], dtype, like=None) -> np.ndarray:
         return np.empty(shape, dtype, like=like)
     memory = np.empty(size + PAGE, np.uint8)
     start = -memory.__array_interface__["data"][0] % PAGE
-    return memory[start : start + size].view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, memory, start)
 
 
 def zeros(shape: tuple[int, ...], dtype, like=None) -> np.ndarray:
@@ -44,12 +45,18 @@ def keep_freed_memory() -> None:
     A training step allocates and frees the same arrays as the one before. By default the large ones come from the
     system each time, page by page as they are first written, which took a fifth of a small model's step. Where the C
     library has no such setting, nothing is changed.
+
+    NumPy asks the system for large pages, of 2 MB, where it makes an array of at least 4 MB. One that is made, and
+    given up unwritten, lets all that later lies in its place have them, smaller arrays too: a processor knows by heart
+    where some 2000 pages are, and the arrays of a small model's step have more than that of the common size.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TOP_PAD, 64 * 2**20)
+        with contextlib.suppress(MemoryError):
+            np.empty(LARGE_PAGES, np.uint8)
 
 
 def peak_megabytes() -> float:

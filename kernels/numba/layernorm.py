@@ -5,6 +5,9 @@ cache, so here the three passes over it (mean, variance, result) cost about as m
 
 Root-mean-square normalization is the same without `centered`: the mean, and what comes of it, is then 0.
 
+A sum z = x + residual before the norm, and in the backward the gradient of x that has arrived from elsewhere, which is
+to be added to its own, come along in the same passes: `add_layernorm_forward` and `arrived`.
+
 dweight and dbias are sums over rows, which the threads share. Each thread adds up its own rows in an array of its own,
 and these are added in order, so the bits depend on the number of threads alone, never on which was faster.
 """
@@ -18,28 +21,38 @@ from tinygrad_llm.memory import empty
 
 
 def layernorm_forward(x, weight, bias, eps=1e-5):
-    y, rows, mean, rstd = normalize(x, weight, bias, eps, True)
+    _, y, rows, mean, rstd = normalize(x, None, weight, bias, eps, True)
     return y, rows, weight, bias is not None, mean, rstd
 
 
-def layernorm_backward(dy, rows, weight, has_bias, mean, rstd):
-    dx, dweight, dbias = normalize_backward(dy, rows, weight, mean, rstd, True)
+def add_layernorm_forward(x, residual, weight, bias, eps=1e-5):
+    """z = x + residual, then y = layernorm(z) and what its backward needs."""
+    z, y, rows, mean, rstd = normalize(x, residual, weight, bias, eps, True)
+    return z, y, rows, weight, bias is not None, mean, rstd
+
+
+def layernorm_backward(dy, rows, weight, has_bias, mean, rstd, arrived=None):
+    dx, dweight, dbias = normalize_backward(dy, rows, weight, mean, rstd, True, arrived)
     return dx, dweight if weight is not None else None, dbias if has_bias else None
 
 
-def normalize(x, weight, bias, eps, centered):
+def normalize(x, residual, weight, bias, eps, centered):
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+    residual = rows[:0] if residual is None else np.ascontiguousarray(residual).reshape(rows.shape)
+    z = empty(rows.shape, rows.dtype) if residual.size else rows
     y, mean, rstd = empty(rows.shape, rows.dtype), np.empty_like(rows[:, 0]), np.empty_like(rows[:, 0])
     constants = _or_constant(weight, 1, rows), _or_constant(bias, 0, rows), x.dtype.type(eps)
-    _normalize(rows, *constants, y, mean, rstd, centered)
-    return y.reshape(x.shape), rows, mean, rstd
+    _normalize(rows, residual, *constants, z, y, mean, rstd, centered)
+    return z.reshape(x.shape), y.reshape(x.shape), z, mean, rstd
 
 
-def normalize_backward(dy, rows, weight, mean, rstd, centered):
+def normalize_backward(dy, rows, weight, mean, rstd, centered, arrived):
     rows_dy, dx = np.ascontiguousarray(dy).reshape(rows.shape), empty(rows.shape, rows.dtype)
+    arrived = rows[:0] if arrived is None else np.ascontiguousarray(arrived)
     width = rows.shape[1]
     added = sums(2 * width, rows.dtype)
-    _normalize_backward(rows_dy, rows, _or_constant(weight, 1, rows), mean, rstd, dx, added, centered)
+    constants = _or_constant(weight, 1, rows), mean, rstd
+    _normalize_backward(rows_dy, rows, *constants, arrived.reshape(-1), dx, added, centered)
     return dx.reshape(dy.shape), *added.sum(axis=0)[: 2 * width].reshape(2, width)
 
 
@@ -48,11 +61,14 @@ def _or_constant(vector, constant, rows):
 
 
 @leaf
-def _normalize(part, parts, x, weight, bias, eps, y, mean, rstd, centered):
+def _normalize(part, parts, x, residual, weight, bias, eps, z, y, mean, rstd, centered):
     width = x.shape[1]
     one, size = x.dtype.type(1), x.dtype.type(width)
     for i in range(len(x) * part // parts, len(x) * (part + 1) // parts):
-        xs, ys = x[i], y[i]
+        xs, ys = z[i], y[i]
+        if residual.size:
+            for c in range(width):
+                xs[c] = x[i, c] + residual[i, c]
         sum_x = square = x.dtype.type(0)
         for c in range(width if centered else 0):
             sum_x += xs[c]
@@ -66,7 +82,7 @@ def _normalize(part, parts, x, weight, bias, eps, y, mean, rstd, centered):
 
 
 @leaf
-def _normalize_backward(part, parts, dy, x, weight, mean, rstd, dx, added, centered):
+def _normalize_backward(part, parts, dy, x, weight, mean, rstd, arrived, dx, added, centered):
     rows, width = x.shape
     dys, xs, dxs, mine = dy.reshape(-1), x.reshape(-1), dx.reshape(-1), added[part]
     size, zero = x.dtype.type(width), x.dtype.type(0)
@@ -91,7 +107,10 @@ def _normalize_backward(part, parts, dy, x, weight, mean, rstd, dx, added, cente
         mean_g, mean_g_xhat = (sum_g if centered else zero) / size, sum_g_xhat / size
         for c in range(0, whole, step):
             d, xhat = load(dys, start + c), (load(xs, start + c) - center) * scale
-            store(dxs, start + c, (d * load(weight, c) - mean_g - xhat * mean_g_xhat) * scale)
+            gradient = (d * load(weight, c) - mean_g - xhat * mean_g_xhat) * scale
+            store(dxs, start + c, gradient + load(arrived, start + c) if arrived.size else gradient)
         for c in range(whole, width):
             xhat = (xs[start + c] - center) * scale
             dxs[start + c] = scale * (dys[start + c] * weight[c] - mean_g - xhat * mean_g_xhat)
+            if arrived.size:
+                dxs[start + c] += arrived[start + c]

@@ -11,8 +11,9 @@ one is four ideas on a page (Goto & van de Geijn 2008, "Anatomy of high-performa
    these were transposed is then paid for once, not in every tile.
 3. *Blocking.* k is cut into stretches of DEPTH. PANELS panels of that length stay in the second-level cache while the
    rows of A pass, STRIPS strips at a time, each of which stays in the first-level cache while it meets the panels.
-4. *Beginning and end.* A bias, or what C holds already, is what a tile's sum begins with, and GELU is applied to rows
-   of C that have just been computed: they cost no pass over memory of their own.
+4. *Beginning and end.* A bias, or what C holds already, is what a tile's sum begins with, GELU is applied to rows of C
+   that have just been computed, and the rows of A, the columns of dy where C is a weight's gradient, are added up for
+   that of the bias when they have just been packed: they cost no pass over memory of their own.
 
 Each thread computes rows of C of its own, or columns if C has more of those, so no two write the same numbers, and the
 result depends on nothing but the operands. Rows go to threads as in the other kernels, so that a thread finds
@@ -23,7 +24,9 @@ import numpy as np
 
 from tinygrad_llm.kernels.numba.common import helper
 from tinygrad_llm.kernels.numba.gelu import activate, activate_back
-from tinygrad_llm.kernels.numba.threads import leaf, scratch, sums
+from tinygrad_llm.kernels.numba.simd import load, load_first, store_first
+from tinygrad_llm.kernels.numba.threads import leaf, scratch
+from tinygrad_llm.kernels.numba.threads import sums as thread_sums
 from tinygrad_llm.kernels.numba.vectors import (
     ROWS,
     copy,
@@ -42,12 +45,13 @@ WIDEST = 32, 16  # a tile's columns, and a strip's numbers for each k, in any dt
 SCRATCH = (ROWS + PANELS * DEPTH) * WIDEST[0] + STRIPS * DEPTH * WIDEST[1]  # numbers that a thread cuts and packs into
 
 
-def product(a, b, out=None, add=False, bias=None) -> np.ndarray:
+def product(a, b, out=None, add=False, bias=None, sums=None) -> np.ndarray:
     """a (M, K) times b (K, N), plus bias (N,): (M, N), all of one floating dtype. Transposed views are as good as any.
 
     The result is written to `out`, or with `add` added to it, if that is given: an array whose rows are side by side.
+    To `sums` (M,), if that is given, the sum of each row of a is added.
     """
-    return _multiplied(a, b, out, add, bias, NOTHING)
+    return _multiplied(a, b, out, add, bias, NOTHING, sums=sums)
 
 
 def product_gelu(a, b, bias, approximate) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +66,7 @@ def product_gelu_back(a, b, h, approximate) -> tuple[np.ndarray, np.ndarray]:
     return _multiplied(a, b, None, False, None, BACKWARD, approximate == "tanh", h, y), y
 
 
-def _multiplied(a, b, out, add, bias, then, approximate=False, h=None, y=None):
+def _multiplied(a, b, out, add, bias, then, approximate=False, h=None, y=None, sums=None):
     if a.shape[1] == 0:  # nothing to add up, but a beginning and an end
         a, b = np.zeros((len(a), 1), a.dtype), np.zeros((1, b.shape[1]), a.dtype)
     (rows, depth), columns = a.shape, b.shape[1]
@@ -70,7 +74,8 @@ def _multiplied(a, b, out, add, bias, then, approximate=False, h=None, y=None):
     c = empty((rows, columns), a.dtype) if out is None else out
     flat = c.reshape(-1)
     gelu = then, approximate, *(flat if x is None else np.ascontiguousarray(x).reshape(-1) for x in (h, y))
-    _product(*_flat(a), *_flat(b), flat, rows, columns, depth, bias, add, *gelu, scratch(SCRATCH, a.dtype))
+    sums = flat[:0] if sums is None else sums
+    _product(*_flat(a), *_flat(b), c, depth, bias, add, *gelu, sums, scratch(SCRATCH, a.dtype))
     return c
 
 
@@ -121,8 +126,20 @@ def paste(x, x_row, y, y_row, rows, columns):
 
 
 @helper
+def add_strips(strips, depth, rows, sums):
+    """sums[i] += the sum of row i, of `rows` rows packed in strips."""
+    step = strip_step(strips)
+    for i in range(0, rows, ROWS):
+        for lane in range(0, ROWS, lanes(strips)):
+            count, added = min(ROWS - lane, rows - i - lane), load_first(sums, i + lane, rows - i - lane)
+            for k in range(depth):
+                added = added + load(strips, (i // ROWS * depth + k) * step + lane)
+            store_first(sums, i + lane, added, count)
+
+
+@helper
 def multiply(
-    a, a_row, a_column, b, b_row, b_column, c, rows, columns, c_row, depth, bias, add, then, tanh, h, g, scratch
+    a, a_row, a_column, b, b_row, b_column, c, rows, columns, c_row, depth, bias, add, then, tanh, h, g, sums, scratch
 ):
     """One thread's part of C: `rows` rows, c_row numbers apart, of `columns` columns."""
     wide, step = panel_width(c), strip_step(c)
@@ -136,6 +153,8 @@ def multiply(
             for i in range(0, rows, STRIPS * ROWS):
                 bottom = min(rows, i + STRIPS * ROWS)
                 pack_strips(a, k * a_column + i * a_row, a_column, a_row, length, bottom - i, strips)
+                if sums.size and j == 0:
+                    add_strips(strips, length, bottom - i, sums[i:])
                 for y in range(i, bottom, ROWS):
                     strip = (y - i) // ROWS * length * step
                     for x in range(j, right, wide):
@@ -158,7 +177,7 @@ def multiply(
 
 def column_sums(x: np.ndarray) -> np.ndarray:
     """The sum of x (M, N) over its rows: (N,). Each thread adds up rows of its own."""
-    added = sums(x.shape[1], x.dtype)
+    added = thread_sums(x.shape[1], x.dtype)
     _add_rows(np.ascontiguousarray(x), added)
     return added.sum(axis=0)[: x.shape[1]]
 
@@ -173,19 +192,17 @@ def _add_rows(part, parts, x, added):
 
 
 @leaf
-def _product(
-    part, parts, a, a_row, a_column, b, b_row, b_column, c, rows, columns, depth, bias, add, then, tanh, h, g, scratch
-):
-    wide = panel_width(c)
+def _product(part, parts, a, a_row, a_column, b, b_row, b_column, c, depth, bias, add, then, tanh, h, g, sums, scratch):
+    (rows, columns), c, wide = c.shape, c.reshape(-1), panel_width(c)
     if columns >= rows:
         panels = (columns + wide - 1) // wide
         first, last = panels * part // parts * wide, min(panels * (part + 1) // parts * wide, columns)
         b, c, bias, h, g = b[first * b_column :], c[first:], bias[first:], h[first:], g[first:]
-        height, width = rows, last - first
+        height, width, sums = rows, last - first, sums if part == 0 else sums[:0]
     else:
         strips = (rows + ROWS - 1) // ROWS
         first, last = strips * part // parts * ROWS, min(strips * (part + 1) // parts * ROWS, rows)
         a, c, h, g = a[first * a_row :], c[first * columns :], h[first * columns :], g[first * columns :]
-        height, width = last - first, columns
+        height, width, sums = last - first, columns, sums[first:]
     mine = c, height, width, columns
-    multiply(a, a_row, a_column, b, b_row, b_column, *mine, depth, bias, add, then, tanh, h, g, scratch[part])
+    multiply(a, a_row, a_column, b, b_row, b_column, *mine, depth, bias, add, then, tanh, h, g, sums, scratch[part])

@@ -5,10 +5,16 @@ from tinygrad_llm.kernels.numba.layernorm import normalize, normalize_backward
 
 
 def rmsnorm_forward(x, weight=None, eps=1e-6):
-    y, *saved = normalize(x, weight, None, eps, False)
+    _, y, *saved = normalize(x, None, weight, None, eps, False)
     return y, weight, *saved
 
 
-def rmsnorm_backward(dy, weight, rows, mean, rstd):
-    dx, dweight, _ = normalize_backward(dy, rows, weight, mean, rstd, False)
+def add_rmsnorm_forward(x, residual, weight=None, eps=1e-6):
+    """z = x + residual, then y = rmsnorm(z) and what its backward needs."""
+    z, y, *saved = normalize(x, residual, weight, None, eps, False)
+    return z, y, weight, *saved
+
+
+def rmsnorm_backward(dy, weight, rows, mean, rstd, arrived=None):
+    dx, dweight, _ = normalize_backward(dy, rows, weight, mean, rstd, False, arrived)
     return dx, dweight if weight is not None else None

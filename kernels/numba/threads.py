@@ -37,7 +37,7 @@ def leaf(function: Callable) -> Callable:
     addresses: dict[tuple, tuple[int, int]] = {}
 
     def addresses_for(arguments: tuple) -> tuple[int, int]:
-        key = tuple([getattr(x, "dtype", None) or type(x) for x in arguments])
+        key = tuple([x.dtype if isinstance(x, np.ndarray) else type(x) for x in arguments])
         if key not in addresses:
             types_ = types.int64, types.int64, *(numba.typeof(x) for x in arguments)
             addresses[key] = _address(_on_each_thread, THREE), _address(compiled, types_)

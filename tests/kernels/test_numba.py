@@ -12,6 +12,7 @@ from tinygrad_llm.kernels import numba as numba_kernels
 from tinygrad_llm.kernels.numba import adamw as adamw_kernel
 from tinygrad_llm.kernels.numba.common import SHARED, exp, largest
 from tinygrad_llm.kernels.numba.threads import leaf
+from tinygrad_llm.nn import LayerNorm, RMSNorm, add_norm
 from tinygrad_llm.optim.adamw import adamw_step
 from tinygrad_llm.quantization import quantize
 from tinygrad_llm.verification import compare, run
@@ -88,6 +89,22 @@ def test_what_is_not_finite_shows_where_the_page_shows_it(name, value):
     for key, expected in results["numpy"].items():
         np.testing.assert_array_equal(np.isnan(results["numba"][key]), np.isnan(expected), err_msg=key)
         np.testing.assert_array_equal(np.isposinf(results["numba"][key]), np.isposinf(expected), err_msg=key)
+
+
+@pytest.mark.parametrize("norm", [LayerNorm, RMSNorm])
+@pytest.mark.parametrize("width", [33, 128])
+def test_a_sum_and_its_norm_in_one_pass_are_those_of_the_pages(norm, width, threads):
+    def results(kernel_set):
+        random = np.random.default_rng(4)
+        x, y = (Tensor(random.normal(size=(3, 7, width)), requires_grad=True) for _ in "xy")
+        module = norm(width).double()
+        with kernels.use(kernel_set):
+            z, normed = add_norm(x, y, module)
+            (z * z * normed).sum().backward()
+        return [z.data, normed.data, x.grad, y.grad, *(parameter.grad for parameter in module.parameters())]
+
+    for expected, got in zip(results("numpy"), results("numba"), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -65,6 +65,17 @@ def test_the_bits_are_the_same_each_time(threads):
     assert len(results) == 1
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_sums_of_rows_are_added_on_the_way(dtype):
+    for m, k, n in SHAPES:
+        a, b = operands(m, k, n, dtype)
+        for x in layouts(a):
+            sums = np.ones(m, dtype)
+            c = product(x, b, sums=sums)
+            assert (np.abs(sums - 1 - a.sum(axis=1, dtype=float)) <= 1000 * np.finfo(dtype).eps).all(), (m, k, n)
+            np.testing.assert_array_equal(c, product(x, b))
+
+
 def test_the_result_is_written_or_added_where_it_is_wanted():
     a, b = operands(33, 97, 65, "float32")
     out = np.ones((2, 33, 65), "float32")

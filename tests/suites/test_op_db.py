@@ -60,8 +60,8 @@ MODULES = """
     nn.ReLU 4, nn.Sigmoid 4, nn.SiLU 3, nn.Softmax 3, nn.Tanh 3, nn.BCEWithLogitsLoss 6, nn.CrossEntropyLoss 105,
     nn.KLDivLoss 10, nn.MSELoss 8, nn.NLLLoss 28
 """
-# Where a kernel is less exact than twice PyTorch: attention to scores a hundred apart, whose probabilities it makes from
-# the logarithm of a row's sum; and norms of one or two numbers, whose gradient is zero but for rounding.
+# Where a kernel is less exact than twice PyTorch: attention to scores a hundred apart, its probabilities made from the
+# logarithm of a row's sum; and norms of one or two numbers, whose gradient is zero but for rounding.
 WORSE = {
     ("numba", "float32"): {"nn.functional.layer_norm", "nn.functional.scaled_dot_product_attention"},
     ("torch", "float32"): {"nn.functional.scaled_dot_product_attention"},

@@ -1,2 +1,2 @@
-"""Others' tests, of what we have under the same name: each module is a suite, with `pairs` and `compare` as in
-`verification`."""
+"""What the operations are compared with, beside the oracle's cases: each module has `pairs` and `compare`, as
+`verification` has."""

@@ -26,10 +26,10 @@ def emulator_is_needed() -> bool:
 def test_the_table_has_a_row_for_every_pair(capsys):
     assert main(["verify", "gelu", "exp"]) == 0
     out = capsys.readouterr().out
-    assert out.count(" ok ") == 11  # gelu by numpy, numba and torch, exp by numpy, in two dtypes; gelu by cuda in three
+    assert out.count(" ok") == 11  # gelu by numpy, numba and torch, exp by numpy, in two dtypes; gelu by cuda in three
     cases = 9 * len(ORACLES["gelu"].cases) + 2 * len(ORACLES["exp"].cases)
     assert f"11 pairs compared on {cases} cases: none failed" in out
-    assert ("cuda, emulated" in out) == emulator_is_needed()
+    assert ("cuda: on the emulator" in out) == emulator_is_needed()
 
 
 def test_json_says_the_same(capsys):
@@ -61,6 +61,8 @@ def test_a_faulty_kernel_fails_and_the_fault_is_named(capsys, tmp_path):
         (["exponential"], "no operation is called exponential"),
         (["exp", "--kernels", "nowhere"], "no kernel set 'nowhere'"),
         (["exp", "--kernels", "numba"], "numba have no kernel for exp"),
+        (["gelu", "--kernels", "cuda", "--suite", "differences"], "differences has nothing to compare of gelu"),
+        (["--suite", "oracles"], "no suite is called oracles; there are oracle, op_db"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_status_2(capsys, arguments, message):

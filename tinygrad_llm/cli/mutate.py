@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tinygrad_llm import mutation
+from tinygrad_llm import ledger_page, mutation
 from tinygrad_llm.cli.parsing import Parser
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.mutation import Tally
@@ -67,6 +67,7 @@ def run(argv: list[str]) -> int:
         Console().print(table(tallies))
     if record:
         mutation.record(tallies)
+        ledger_page.publish()
     return int(any(row.survived for row in tallies))
 
 

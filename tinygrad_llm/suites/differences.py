@@ -3,8 +3,6 @@
 Where the slopes on both sides differ, a kink or an infinity is at hand, and the input is left out.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from tinygrad_llm import kernels, verification
@@ -19,11 +17,11 @@ def pairs(names=(), kernel_sets=()) -> list[tuple[str, str, str]]:
     return [pair for pair in verification.pairs(names, kernel_sets) if pair[2] == "float64"]
 
 
-def compare(name: str, kernel_set: str, dtype: str = "float64", seeds: Iterable[int] = (1,)) -> Comparison:
+def compare(name: str, kernel_set: str, dtype: str = "float64") -> Comparison:
     """Compare the gradient of every floating input with the slope; a case is an input of a case of the oracle."""
     operation, comparison = operations()[name], Comparison(name, kernel_set, dtype, "differences")
     with kernels.use(kernel_set):
-        for inputs, options in (case.make(seed) for case in oracles()[name].cases for seed in seeds):
+        for inputs, options in (case.make(seed=1) for case in oracles()[name].cases):
             results = run(operation, inputs, options, dtype)
             if results["y"].dtype != np.float64 or options.get("padding_idx") is not None:
                 continue  # steps of rounding have no slope; at the padding the gradient stops by definition

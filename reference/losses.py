@@ -28,6 +28,17 @@ def _far_apart(rows, classes):
     return make
 
 
+def _first_infinite(rows, classes):
+    """Logits of which the first third are -infinity."""
+
+    def make(random):
+        logits = normal(rows, classes)(random)
+        logits[:, : classes // 3] = -np.inf
+        return logits
+
+    return make
+
+
 def _distributions(rows, classes):
     return lambda random: random.dirichlet(np.ones(classes), size=rows).astype(np.float32).astype(np.float64)
 
@@ -40,10 +51,14 @@ def _distributions(rows, classes):
     case(normal(7, 3), integers(7, high=3), reduction="none", weight=positive(3)),
     case(normal(7, 3), integers(7, high=3), reduction="sum", ignore_index=1),
     case(normal(3, 1023, scale=30.0), integers(3, high=1023)),
+    case(normal(7, 3), integers(7, high=3), reduction="none"),
+    case(lambda random: normal(7, 33)(random) - 30000, integers(7, high=33)),  # all far below 0
+    case(_first_infinite(7, 33), integers(7, low=11, high=33)),
     case(normal(1, 1), integers(1, high=1)),
     case(normal(3, 1), np.array([0, -100, 0])),
     case(_far_apart(3, 7), integers(3, high=6)),
     case(normal(7, 33), targets=_distributions(7, 33), weight=positive(33), label_smoothing=0.1),
+    case(normal(0, 3), targets=_distributions(0, 3)),
 )
 def cross_entropy(logits, targets, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
     return F.cross_entropy(

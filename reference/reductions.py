@@ -12,6 +12,8 @@ REDUCTIONS = (
     case(normal(2, 3, 1023), dim=-1, keepdim=True),
     case(normal(2, 3, 7), dim=(0, -1)),
     case(normal(1, 7), dim=0),
+    case(normal(), dim=0),
+    case(normal(), dim=-1),
 )
 
 
@@ -30,6 +32,7 @@ def mean(x, dim=None, keepdim=False):
     case(normal(33, 97), dim=0, correction=0),
     case(normal(2, 3, 1023), dim=-1, keepdim=True),
     case(normal(2, 3, 7), dim=(0, -1), correction=2),
+    case(normal(0, 3), dim=1),
 )
 def var(x, dim=None, correction=1, keepdim=False):
     return torch.var(x, dim, correction=correction, keepdim=keepdim)

@@ -208,6 +208,7 @@ def run(
 
     wants = [_differentiable(x) and (wanted is None or name in wanted) for name, x in zip(names, inputs, strict=True)]
     tensors = [Tensor(place(x), requires_grad=True) if w else place(x) for x, w in zip(inputs, wants, strict=True)]
+    before = [to_device(x.data, "cpu").copy() if isinstance(x, Tensor) else None for x in tensors]
     y = operation(*tensors, **{key: place(x) for key, x in options.items()})
     results = {"y": y.data}
     if y.requires_grad:
@@ -215,6 +216,9 @@ def run(
         for name, x in zip(names, tensors, strict=True):
             if isinstance(x, Tensor):
                 results[f"d{name}"] = np.zeros_like(x.data) if x.grad is None else x.grad
+    for name, x, copy in zip(names, tensors, before, strict=True):
+        if copy is not None and not np.array_equal(to_device(x.data, "cpu"), copy, equal_nan=True):
+            raise ValueError(f"{name} has been written to")
     return {name: to_device(x, "cpu") for name, x in results.items()}
 
 

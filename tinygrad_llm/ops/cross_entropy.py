@@ -46,7 +46,7 @@ def target_weights(logits, targets, weight, ignore_index, label_smoothing):
     w = np.ones_like(logits, shape=classes) if weight is None else weight
     if floating(targets.dtype):
         smooth = (1 - label_smoothing) * targets + label_smoothing / classes
-        return w * smooth.astype(logits.dtype), max(rows, 1)
+        return w * smooth.astype(logits.dtype), rows
     counts = targets != ignore_index
     t = np.where(counts, targets, 0)
     a = np.zeros_like(logits)

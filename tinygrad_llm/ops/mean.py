@@ -10,7 +10,7 @@ from tinygrad_llm.ops.broadcasting import keep_axes
 
 
 def mean_forward(x, dim=None, keepdim=False):
-    y = np.mean(x, axis=dim, keepdims=keepdim)
+    y = np.mean(x, axis=dim if x.ndim else None, keepdims=keepdim)  # a number has no axis, and any `dim` is it
     return y, x.shape, dim, x.size // max(y.size, 1)
 
 

@@ -6,6 +6,7 @@ import sympy
 from faults import planted
 from test_autograd import Square
 
+from tinygrad_llm import ledger
 from tinygrad_llm.autograd import operation
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.gradcheck import GradientError
@@ -23,7 +24,10 @@ def test_every_operation_is_proven_or_has_a_reason():
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_backward_is_the_derivative(name):
-    assert compare(name).failures == []
+    comparison = compare(name)
+    assert comparison.failures == []
+    row = ledger.row(comparison)
+    assert ledger.worse(row, ledger.read().get(row.key)) == ""
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from faults import CUDA_FAULTS, FAULTS, planted, source_of
 
-from tinygrad_llm import kernels
+from tinygrad_llm import kernels, ledger
 from tinygrad_llm.devices import emulated
 from tinygrad_llm.kernels.cuda.emulator import order
 from tinygrad_llm.kernels.cuda.launch import FOLDER, instead
@@ -21,6 +21,7 @@ from tinygrad_llm.suites import differences
 from tinygrad_llm.verification import compare, operations, pairs, run
 
 OPERATIONS = operations()
+RECORDED = ledger.read()
 SETS = [kernels.KernelSet(name) for name in kernels.builtin_sets()]
 PAIRS = [("numpy", name) for name in OPERATIONS]
 PAIRS += [(kernel_set.name, name) for kernel_set in SETS for name in kernel_set.operations() if name in OPERATIONS]
@@ -34,9 +35,11 @@ pytestmark = [
 
 @pytest.mark.parametrize(("name", "kernel_set", "dtype"), pairs())
 def test_agrees_with_pytorch(name, kernel_set, dtype):
+    """And is no worse than the ledger has it."""
     comparison = compare(name, kernel_set, dtype)
     assert comparison.failures == []
-    assert comparison.cases > 0
+    row = ledger.row(comparison)
+    assert ledger.worse(row, RECORDED.get(row.key)) == ""
 
 
 @pytest.mark.parametrize("threads", ["reverse", "random"])
@@ -63,7 +66,9 @@ def test_a_page_computes_on_a_device(name):
 def test_agrees_with_finite_differences(name, kernel_set):
     comparison = differences.compare(name, kernel_set)
     assert comparison.failures == []
-    assert comparison.cases > 0
+    row = ledger.row(comparison)
+    assert row.cases > 0
+    assert ledger.worse(row, RECORDED.get(row.key)) == ""
 
 
 @pytest.mark.parametrize(("kernel_set", "name"), FAULTS)

@@ -6,7 +6,7 @@ Where the slopes on both sides differ, a kink or an infinity is at hand, and the
 import numpy as np
 
 from tinygrad_llm import kernels, verification
-from tinygrad_llm.verification import Comparison, input_names, operations, oracles, output_gradient, run
+from tinygrad_llm.verification import Comparison, input_names, operations, oracles, output_gradient, rounded, run
 
 LIMIT = 1e-6  # of the sum of the sizes of all terms
 STEP = 1e-5
@@ -21,7 +21,7 @@ def compare(name: str, kernel_set: str, dtype: str = "float64") -> Comparison:
     """Compare the gradient of every floating input with the slope; a case is an input of a case of the oracle."""
     operation, comparison = operations()[name], Comparison(name, kernel_set, dtype, "differences")
     with kernels.use(kernel_set):
-        for inputs, options in (case.make(seed=1) for case in oracles()[name].cases):
+        for inputs, options in (rounded(*case.make(seed=1), dtype) for case in oracles()[name].cases):
             results = run(operation, inputs, options, dtype)
             if results["y"].dtype != np.float64 or options.get("padding_idx") is not None:
                 continue  # steps of rounding have no slope; at the padding the gradient stops by definition

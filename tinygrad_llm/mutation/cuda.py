@@ -15,10 +15,15 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import tree_sitter
-import tree_sitter_cuda
-
+from tinygrad_llm.errors import UserError
 from tinygrad_llm.kernels.cuda.emulator.build import COMMENT
+from tinygrad_llm.mutation.changes import Change
+
+try:
+    import tree_sitter
+    import tree_sitter_cuda
+except ModuleNotFoundError as error:
+    raise UserError("mutants of CUDA kernels need a parser: pip install 'tinygrad-llm[test]'") from error
 
 VARIABLE = "TINYGRAD_LLM_MUTANT"
 NUMBER = f'static const int MUTANT = std::getenv("{VARIABLE}") ? std::atoi(std::getenv("{VARIABLE}")) : -1; '
@@ -31,6 +36,7 @@ OTHER = {
 OTHER_ASSIGNMENT = {"+=": ("=", "-="), "-=": ("=", "+="), "*=": ("=", "/="), "/=": ("=", "*=")}
 LEFT_ENOUGH = {"+", "-", "*", "/", "%", "&&", "||", "&", "^", "<<", ">>"}  # what may go on without its right operand,
 RIGHT_ENOUGH = {"+", "*", "&&", "||", "&", "^"}  # and without its left
+CONVERSIONS = ("to_float", "from_float")  # which C++ makes anyway
 EXTREMES = {"fmaxf", "fminf", "max", "min"}
 WITHOUT_RESULT = {"static_assert_declaration", "alignas_qualifier", "launch_bounds", "sizeof_expression", "preproc_if"}
 PRAGMA = re.compile(r"^[ \t]*#pragma[^\n]*", re.MULTILINE)
@@ -92,8 +98,8 @@ def _text(node) -> str:
 
 def _replacements(node) -> Iterator[str]:
     """What stands for the node in a mutant."""
-    field = {name: node.child_by_field_name(name) for name in ("left", "right", "operator", "argument", "arguments")}
-    left, right, operator, argument, arguments = (_text(x) if x else "" for x in field.values())
+    fields = (node.child_by_field_name(name) for name in ("left", "right", "operator", "argument"))
+    left, right, operator, argument = (_text(x) if x else "" for x in fields)
     match node.type:
         case "binary_expression":
             yield f"{left} {OTHER[operator]} {right}"
@@ -110,8 +116,9 @@ def _replacements(node) -> Iterator[str]:
         case "conditional_expression":
             yield from (_text(node.child_by_field_name(name)) for name in ("consequence", "alternative"))
         case "call_expression":
-            inputs = field["arguments"].named_children
-            if len(inputs) == 1 or _text(node.child_by_field_name("function")) in EXTREMES:
+            inputs, function = (node.child_by_field_name(name) for name in ("arguments", "function"))
+            inputs, function = inputs.named_children, _text(function)
+            if (len(inputs) == 1 and not function.startswith(CONVERSIONS)) or function in EXTREMES:
                 yield from map(_text, inputs)
         case "condition_clause" if node.parent.type == "if_statement":
             yield from ("(true)", "(false)")
@@ -130,16 +137,22 @@ def _other_numbers(text: str) -> Iterator[str]:
             yield f"{text} - 1"
 
 
-def schema(text: str, found: list[Edit]) -> tuple[str, dict[int, tuple[int, int]]]:
+def change(text: str, edit: Edit) -> Change:
+    """The source with one mistake."""
+    first, last = text.rfind("\n", 0, edit.start) + 1, text.find("\n", edit.end)
+    old, new = text[edit.start : edit.end], edit.new if edit.statement else f"({edit.new})"
+    what = f"{text[first : edit.start]}«{old} → {edit.new}»{text[edit.end : last]}"
+    line = text.count("\n", 0, edit.start) + 1
+    return Change(line, " ".join(what.split()), text[: edit.start] + new + text[edit.end :])
+
+
+def schema(text: str, found: list[Edit]) -> tuple[str, list[tuple[int, int]]]:
     """One source that is each of these mutants when MUTANT is its number, and the source itself when it is -1.
 
     Also where in it each mutant lies, for errors of the compiler's: not all changes make sense to it.
     """
     code = bare(text)
-    numbered = sorted(enumerate(found), key=lambda item: (item[1].start, -item[1].end, not item[1].statement))
-    places: dict[int, tuple[int, int]] = {}
-    out: list[str] = []
-    length = 0
+    out, length, places = [], 0, {}
 
     def write(piece: str) -> None:
         nonlocal length
@@ -147,30 +160,26 @@ def schema(text: str, found: list[Edit]) -> tuple[str, dict[int, tuple[int, int]
         length += len(piece)
 
     def emit(start: int, end: int, inside: list[tuple[int, Edit]]) -> None:
+        """Code from start to end with the mutants inside, of which those of the largest pieces come first."""
         while inside:
-            first = inside[0][1]
-            write(_constants(code[start : first.start]))
-            here = [item for item in inside if (item[1].start, item[1].end) == (first.start, first.end)]
-            within = [item for item in inside if item[1].start < first.end and item not in here]
-            inside = [item for item in inside if item[1].start >= first.end]
+            piece = inside[0][1]
+            here = [(number, edit) for number, edit in inside if edit[:2] == piece[:2]]
+            within = [(number, edit) for number, edit in inside[len(here) :] if edit.start < piece.end]
+            inside = inside[len(here) + len(within) :]
+            write(_constants(code[start : piece.start]))
             for number, edit in here:
                 begin = length
-                if edit.statement:
-                    write(f"{{ if (MUTANT != {number}) ")
-                else:
-                    write(f"(MUTANT == {number} ? ({edit.new}) : ")
+                write(f"{{ if (MUTANT != {number}) " if edit.statement else f"(MUTANT == {number} ? ({edit.new}) : ")
                 places[number] = begin, length
-            plain = sum(not edit.statement for _, edit in here)
-            if plain:
-                write("(")
-            emit(first.start, first.end, within)
-            write(")" * (plain + (plain > 0)) + " }" * (len(here) - plain))
-            start = first.end
+            write("" if piece.statement else "(")
+            emit(piece.start, piece.end, within)
+            write(" }" if piece.statement else ")" * (len(here) + 1))
+            start = piece.end
         write(_constants(code[start:end]))
 
     write(NUMBER)  # on the first line, where a comment was, so that the others keep their numbers
-    emit(0, len(code), numbered)
-    return "".join(out), places
+    emit(0, len(code), list(enumerate(found)))
+    return "".join(out), [places[number] for number in range(len(found))]
 
 
 def _constants(code: str) -> str:

@@ -7,11 +7,11 @@ types, then of AddressSanitizer and ThreadSanitizer, and at last of the kernels'
 
 import contextlib
 import functools
+import itertools
 import json
 import multiprocessing
 import os
 import re
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +20,8 @@ from pathlib import Path
 from tinygrad_llm import kernels
 from tinygrad_llm.devices import emulated
 from tinygrad_llm.errors import UserError
-from tinygrad_llm.kernels.cuda.emulator import KernelError, order, sanitize
-from tinygrad_llm.kernels.cuda.emulator.build import cache_folder, complaints
+from tinygrad_llm.kernels.cuda.emulator import KernelError, build, order, sanitize
+from tinygrad_llm.kernels.cuda.emulator.build import CompileError
 from tinygrad_llm.kernels.cuda.emulator.library import ORDERS
 from tinygrad_llm.kernels.cuda.launch import FOLDER, QUOTED_INCLUDE, instead, options, source
 from tinygrad_llm.mutation.changes import Change
@@ -29,7 +29,15 @@ from tinygrad_llm.mutation.cuda import VARIABLE, Edit, change, edits, schema
 from tinygrad_llm.verification import Run, contiguous, judge, operations, oracles, rounded, run, run_oracle, with_gaps
 
 TESTS = FOLDER.parents[1] / "tests" / "kernels"  # in a checkout
-SLOW = "not sanit and not race and not fault"
+TESTED = {  # which of them, and the files that they test
+    "attention": {"attention.cu", "attention.cuh", "attention_mma.cu", "mma.cuh"},
+    "loss": {"cross_entropy.cu", "embedding.cu", "linear_cross_entropy.cu"},
+    "products": {"column_sums.cu", "linear.cu", "matvec.cu", "quantized_linear.cu"},
+    "training": {"adamw.cu", "dropout.cu", "grad_norm.cu", "philox.cu", "philox.cuh"},
+    "norms": {*"add.cu columns.cuh common.cuh floats.cuh gelu.cu layernorm.cu norm.cuh".split()},
+}
+TESTED["norms"] |= {"rmsnorm.cu", "rotary.cu", "swiglu.cu"}
+QUICK = "not sanit and not race and not fault and not version and not float16 and not one_pass"
 ALL_DTYPES = ("float32", "bfloat16", "float16")
 DTYPES = {"attention.cu": ALL_DTYPES[:1], "attention_mma.cu": ALL_DTYPES[1:], "mma.cuh": ALL_DTYPES[1:]}
 REFUSED = "refused"  # by the compiler: no mutant
@@ -47,8 +55,9 @@ def judged(file: str) -> Iterator[tuple[Change, str]]:
     text = (FOLDER / file).read_text()
     left = edits(text)
     dtypes = DTYPES.get(file, ALL_DTYPES)
-    stages = [functools.partial(compared, dtype=dtype) for dtype in dtypes]
-    stages += [functools.partial(sanitized, dtype=dtypes[0], sanitizer=name) for name in ("address", "thread")]
+    using = users()[file]
+    stages = [functools.partial(compared, dtype=dtype, using=using) for dtype in dtypes]
+    stages += [functools.partial(sanitized, name, dtype=dtypes[0], using=using) for name in ("address", "thread")]
     for stage in [*stages, tested]:
         verdicts = stage(file, left)
         for edit, verdict in zip(left, verdicts, strict=True):
@@ -59,23 +68,24 @@ def judged(file: str) -> Iterator[tuple[Change, str]]:
         yield change(text, edit), "survived"
 
 
-def compared(file: str, found: list[Edit], dtype: str) -> list[str]:
-    """What the comparison with PyTorch says of each mutant, "" if nothing."""
-    using = users()[file]
+def compared(file: str, found: list[Edit], dtype: str, using: list[str]) -> list[str]:
+    """What the comparison of these operations with PyTorch says of each mutant, "" if nothing."""
     for name in using:
         expected(name, dtype)
     return verdicts(file, found, dtype, functools.partial(difference, using, dtype))
 
 
-def difference(names: tuple[str, ...], dtype: str) -> str:
-    """The first of these operations' cases that shows an error in some order of threads, "" if none does."""
+def difference(names: list[str], dtype: str) -> str:
+    """The first of these operations' cases that shows an error, if not in the usual order of threads then in another;
+    "" if none does. A sanitizer sees what is wrong in any order.
+    """
+    hows = [(layout, threads) for threads in ORDERS for layout in (contiguous, with_gaps)]
     with kernels.use("cuda"), emulated():
-        for threads in ORDERS:
+        for layout, threads in hows[:1] if "TINYGRAD_LLM_SANITIZER" in os.environ else hows:
             for name in names:
                 for each in expected(name, dtype):
-                    for layout in (contiguous, with_gaps):
-                        if found := wrong(name, each, dtype, layout, threads):
-                            return found
+                    if found := wrong(name, each, dtype, layout, threads):
+                        return found
     return ""
 
 
@@ -104,39 +114,47 @@ def expected(name: str, dtype: str) -> list[Run]:
     return found
 
 
-def sanitized(file: str, found: list[Edit], dtype: str, sanitizer: str) -> list[str]:
+def sanitized(sanitizer: str, file: str, found: list[Edit], dtype: str, using: list[str]) -> list[str]:
     """The same, of reports of the sanitizer's too."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "verdicts.json")
-        sanitize.call(sanitizer, _write_verdicts, file, found, dtype, str(path), timeout=3600)
+        sanitize.call(sanitizer, _write_verdicts, str(path), file, found, dtype, using, timeout=3600)
         return json.loads(path.read_text())
 
 
-def _write_verdicts(file: str, found: list, dtype: str, path: str) -> None:
-    Path(path).write_text(json.dumps(compared(file, [Edit(*edit) for edit in found], dtype)))
+def _write_verdicts(path: str, file: str, found: list, *how) -> None:
+    Path(path).write_text(json.dumps(compared(file, [Edit(*edit) for edit in found], *how)))
 
 
 def tested(file: str, found: list[Edit]) -> list[str]:
     """What the tests of kernels say, those that plant no faults themselves; nothing without a checkout."""
     if not TESTS.is_dir():
         return [""] * len(found)
-    return verdicts(file, found, DTYPES.get(file, ALL_DTYPES)[0], failed)
-
-
-def failed() -> str:
     import pytest
 
-    first = []
+    said, failed = [], []
 
-    class Noting:
+    class Judge:
+        """Runs the tests that pytest has collected once for every mutant."""
+
+        def pytest_runtestloop(self, session):
+            said.extend(verdicts(file, found, DTYPES.get(file, ALL_DTYPES)[0], lambda: self.first_failed(session)))
+            return True
+
+        def first_failed(self, session) -> str:
+            for item, following in itertools.pairwise([*session.items, None]):
+                session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                if failed:
+                    return failed[0]
+            return ""
+
         def pytest_runtest_logreport(self, report):
-            if report.failed:
-                first.append(report.nodeid.rpartition("::")[2])
+            failed.extend([report.nodeid.rpartition("::")[2]] if report.failed else [])
 
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    files = map(str, sorted(TESTS.glob("test_cuda_[alnpt][!e]*.py")))
-    status = pytest.main([*files, "-qx", "-n0", "-k", SLOW, "-p", "no:cacheprovider"], plugins=[Noting()])
-    return first[0] if first else "" if status == 0 else f"pytest: {status}"
+    which = next(name for name, of in TESTED.items() if file in of)
+    silent = [x for plugin in ("terminal", "faulthandler", "cacheprovider") for x in ("-p", f"no:{plugin}")]
+    pytest.main([str(TESTS / f"test_cuda_{which}.py"), "-o", "addopts=", "-k", QUICK, *silent], [Judge()])
+    return said
 
 
 def verdicts(file: str, found: list[Edit], dtype: str, check: Callable[[], str]) -> list[str]:
@@ -202,48 +220,57 @@ def with_text(file: str, text: str) -> Iterator[Path]:
             (folder / other).write_text(text if other == file else (FOLDER / other).read_text())
         for path in sources(file):
             stack.enter_context(instead(path, folder / path.name))
-        made = set(cache_folder().glob("*.so"))
-        try:
-            yield folder
-        finally:
-            for path in set(cache_folder().glob("*.so")) - made:
-                path.unlink(missing_ok=True)
+        yield folder
 
 
 def accepted(file: str, found: list[Edit], dtype: str) -> list[Edit]:
     """Those that the compiler takes in a schema."""
+    text = (FOLDER / file).read_text()
     for path in sources(file):
-        if dtype not in DTYPES.get(path.name, ALL_DTYPES):
-            continue
-        while True:
-            whole, places = schema((FOLDER / file).read_text(), found)
-            with with_text(file, whole) as folder:
-                errors = complaints(source(folder / path.name), path.name, options(dtype))
-            if not errors:
-                break
-            lines = whole.split("\n")
-            starts = [sum(len(line) + 1 for line in lines[: place.line - 1]) for place in errors]
-            at = [start + place.column - 1 for start, place in zip(starts, errors, strict=True)]
-            bad = {k for k, (begin, end) in places.items() if any(begin <= x < end for x in at)}
-            if not bad or any(place.file != file for place in errors):
-                raise UserError(f"{path.name} with all mutants of {file} does not compile: {errors[0]}")
-            found = [edit for k, edit in enumerate(found) if k not in bad]
+        refused = {None} if dtype in DTYPES.get(path.name, ALL_DTYPES) else set()
+        while refused:
+            whole, places = schema(text, found)
+            refused = refusals(path, file, whole, places, dtype)
+            found = [edit for number, edit in enumerate(found) if number not in refused]
     return found
 
 
+def refusals(path: Path, file: str, whole: str, places: list[tuple[int, int]], dtype: str) -> set[int]:
+    """The numbers of the mutants at whose places the compiler finds errors."""
+    with with_text(file, whole) as folder:
+        errors = outcome(functools.partial(compiled, source(folder / path.name), dtype), 600)
+    starts = list(itertools.accumulate((len(line) + 1 for line in whole.split("\n")), initial=0))
+    found = set()
+    for line, column in re.findall(rf"^{re.escape(file)}:(\d+):(\d+)", errors, re.MULTILINE):
+        at = starts[int(line) - 1] + int(column) - 1
+        found |= {number for number, (begin, end) in enumerate(places) if begin <= at < end}
+    if errors and not found:
+        raise UserError(f"{path.name} with the mutants of {file} does not compile: {errors}")
+    return found
+
+
+def compiled(code: str, dtype: str) -> str:
+    """The compiler's errors. Not in a process that judges: what is loaded there is a mutant already."""
+    try:
+        build(code, options=options(dtype))
+    except CompileError as error:
+        return "\n".join(error.errors)
+    return ""
+
+
 @functools.cache
-def users() -> dict[str, tuple[str, ...]]:
+def users() -> dict[str, list[str]]:
     """The operations that use each source, by its name."""
     using: dict[str, set[str]] = {file: set() for file in names()}
     for name in sorted(set(kernels.KernelSet("cuda").operations()) & set(operations())):
         with contextlib.ExitStack() as stack:
             asked = {path: stack.enter_context(instead(path, path)) for path in FOLDER.glob("*.cu")}
             for dtype in ALL_DTYPES[:2]:
-                difference((name,), dtype)
+                difference([name], dtype)
         for path, kernels_asked in asked.items():
             for file in included(path) if kernels_asked else ():
                 using[file].add(name)
-    return {file: tuple(sorted(found)) for file, found in using.items()}
+    return {file: sorted(found) for file, found in using.items()}
 
 
 def sources(file: str) -> list[Path]:

@@ -36,11 +36,19 @@ _BOUNDS = r"(?:__launch_bounds__\s*\(([^()]*)\)\s*)?"
 KERNEL = re.compile(rf'extern\s+"C"\s+__global__\s+{_BOUNDS}void\s+{_BOUNDS}(\w+)\s*\(')
 
 
+class CompileError(UserError):
+    """Source that does not compile: its message is the first of `errors`, all that the compiler has found."""
+
+    def __init__(self, errors: list[str]):
+        super().__init__(errors[0])
+        self.errors = errors
+
+
 def build(source: str, name: str = "kernel.cu", options: tuple[str, ...] = (), sanitizer: str | None = None) -> Library:
     """Compile CUDA C++ for the emulator: `name` is the file that errors name, `options` are NVRTC's (only -D counts).
 
-    Without `sanitizer`, the one that the process was started under (see `sanitize`) applies. Raises UserError for
-    source that does not compile, that has no `extern "C" __global__` function, and where a compiler is missing.
+    Without `sanitizer`, the one that the process was started under (see `sanitize`) applies. Raises CompileError, and
+    UserError for source that has no `extern "C" __global__` function, and where a compiler is missing.
     """
     return _build(source, name, tuple(options), sanitizer or os.environ.get("TINYGRAD_LLM_SANITIZER"))
 
@@ -154,4 +162,4 @@ def _compile(arguments: list[str], output: Path, source: str | None = None, libr
         )
         if result.returncode:
             errors = re.findall(r"^.*error: .*$", result.stderr, re.MULTILINE) or result.stderr.splitlines()[-1:]
-            raise UserError(errors[0] if errors else f"g++ ended with status {result.returncode}")
+            raise CompileError(errors or [f"g++ ended with status {result.returncode}"])

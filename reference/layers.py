@@ -34,6 +34,7 @@ def log_softmax(x, dim=-1):
     case(normal(1033, 1), normal(1, 1), normal(1)),
     case(normal(2, 133), normal(3, 133), normal(3)),
     case(normal(4, 133), normal(9, 133), normal(9)),
+    case(normal(8, 3), normal(3, 3), None),
 )
 def linear(x, weight, bias=None):
     return F.linear(x, weight, bias)
@@ -145,6 +146,7 @@ def dropout(x, keep, p):
     case(normal(3, 2, 7, 10), normal(3, 1, 7, 10), normal(3, 1, 7, 10)),
     case(normal(2, 1, 33, 6), normal(2, 1, 33, 6), normal(33, 6), interleaved=True),
     case(normal(1, 2, 33, 34), normal(33, 34), normal(33, 34)),
+    case(normal(1, 1, 32, 32), normal(32, 32), normal(32, 32)),  # a block's threads exactly
 )
 def rotary(x, cos, sin, interleaved=False):
     if interleaved:
@@ -177,7 +179,7 @@ def _lower_triangle(random):
 @oracle(
     case(*_heads(3, 3, 7, 7, 33)),
     case(*_heads(3, 3, 97, 97, 16), is_causal=True),
-    case(*_heads(6, 2, 33, 33, 8), is_causal=True, scale=0.3),
+    case(*_heads(6, 2, 33, 33, 8, batch=3), is_causal=True, scale=0.3),
     case(*_heads(2, 1, 7, 33, 8), booleans(2, 1, 7, 33, share=0.8)),
     case(*_heads(1, 1, 33, 97, 8), _lower_triangle),
     case(*_heads(3, 3, 7, 33, 8), normal(7, 33)),

@@ -75,6 +75,7 @@ def test_split_that_does_not_add_up():
     lambda x: x.unsqueeze(4), lambda x: x.squeeze(2), lambda x: x.permute(0, 0), lambda x: x.reshape(4, 4),
     lambda x: x.transpose(0, 2), lambda x: x.flatten(0, 2), lambda x: x[5], lambda x: x @ x, lambda x: x.expand(4, 7),
     lambda x: x.sum(2), lambda x: x.flatten(3), lambda x: x.expand(7),
+    lambda x: x.sum().cumsum(0), lambda x: x.gather(0, np.array([0])), lambda x: x[0].tril(), lambda x: x[0].triu(),
 ])  # fmt: skip
 def test_arguments_that_do_not_fit_are_refused(call):
     with pytest.raises((IndexError, ValueError)):

@@ -9,7 +9,7 @@ train: .venv/installed
 	$(BIN)/tinygrad-llm train $(ARGS)
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -25,7 +25,9 @@ COMPARED_WITH = {
 IN_ORDER = "numbers are added one after the other in float32; PyTorch adds several sums side by side"
 IN_FLOAT64 = "PyTorch adds in float64"
 NUMPYS = "NumPy's function in float32 is off by more units than PyTorch's"
+LOGARITHM = "at scores a hundred apart; probabilities are made from the logarithm of a row's sum"
 WHY = {
+    "attention": LOGARITHM,
     "cumsum": IN_FLOAT64,
     "div": IN_ORDER,
     "exp": NUMPYS,
@@ -34,6 +36,8 @@ WHY = {
     "maximum": IN_ORDER,
     "minimum": IN_ORDER,
     "mlp": IN_ORDER,
+    "nn.functional.layer_norm": "of one or two numbers the gradient is zero but for rounding",
+    "nn.functional.scaled_dot_product_attention": LOGARITHM,
     "quantized_linear": IN_ORDER,
     "tanh": NUMPYS,
     "var": IN_FLOAT64,

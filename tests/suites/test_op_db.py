@@ -27,7 +27,7 @@ SAMPLES = """
     argmax 13, cat 8+1, clamp 7, clone 2, cumsum 2+2, div.floor_rounding 0+9, div.no_rounding_mode 9,
     div.trunc_rounding 0+9, double 2+3, eq 10, exp 3, expand 9, flatten 6, float 2+3, gather 4+3, ge 9, gt 9, item
     4, le 9, log 3, log_softmax 7, log_softmax.with_dtype 7, logsumexp 12+3, long 2+3, lt 9, mT 5, masked_fill
-    6+2, matmul 15, max.binary 0+9, max.reduction_no_dim 2, max.reduction_with_dim 2+2, maximum 9, mean 18+2,
+    6+2, matmul 15, max.binary 0+9, max.reduction_no_dim 2, max.reduction_with_dim 2+2, maximum 9, mean 20,
     min.binary 0+9, min.reduction_no_dim 2, min.reduction_with_dim 2+2, minimum 9, mul 9, ne 9, neg 1,
     nn.functional.binary_cross_entropy_with_logits 26, nn.functional.cross_entropy 21, nn.functional.dropout 15+4,
     nn.functional.embedding 3, nn.functional.gelu 8, nn.functional.kl_div 16, nn.functional.layer_norm 6,
@@ -44,7 +44,7 @@ REASONS = {
     "a division is not rounded": 18,
     "convert to a dtype first": 1,
     "max and min reduce one tensor; maximum and minimum take two": 18,
-    "a number has no axes": 15,
+    "a number has no axes": 13,
     "an index has as many axes as what it picks from": 1,
     "the mask is no larger than what is filled": 2,
     "NumPy has no memory formats": 33,

@@ -54,7 +54,7 @@ LEFT_OUT = [
     Reason("a division is not rounded", "div", given("rounding_mode")),
     Reason("convert to a dtype first", "cumsum", given("dtype")),
     Reason("max and min reduce one tensor; maximum and minimum take two", "max.binary min.binary"),
-    Reason("a number has no axes", "max min squeeze transpose logsumexp mean cumsum gather", _axis_of_a_number),
+    Reason("a number has no axes", "max min squeeze transpose logsumexp cumsum gather", _axis_of_a_number),
     Reason("an index has as many axes as what it picks from", "gather", lambda a: a["index"].ndim != a["x"].ndim),
     Reason("the mask is no larger than what is filled", "masked_fill", lambda a: a["mask"].ndim > a["x"].ndim),
     Reason("NumPy has no memory formats", "to clone float double long", given("memory_format")),

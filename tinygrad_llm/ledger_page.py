@@ -104,12 +104,9 @@ def by_kernels(rows: Sequence[Row]) -> str:
     lines = []
     for name, kernel_set in dict.fromkeys((row.suite, row.kernels) for row in rows):
         found = [row for row in rows if (row.suite, row.kernels) == (name, kernel_set)]
-        largest = dict.fromkeys(DTYPES, math.nan)
-        for row in found:
-            for errors in row.parts.values():
-                if not errors.largest <= largest.get(row.dtype, math.inf):
-                    largest[row.dtype] = errors.largest
-        lines.append([name, kernel_set, *counts(found), *(number(largest[dtype]) for dtype in DTYPES)])
+        errors = [(row.dtype, errors.largest) for row in found for errors in row.parts.values()]
+        of_dtypes = ([x for of, x in errors if of == dtype and not math.isnan(x)] for dtype in DTYPES)
+        lines.append([name, kernel_set, *counts(found), *(number(max(xs, default=math.nan)) for xs in of_dtypes)])
     return table(["suite", "kernels", *COUNTS, *DTYPES], lines)
 
 

@@ -187,6 +187,8 @@ def _lower_triangle(random):
     case(*_heads(1, 1, 1, 1, 1, batch=1), is_causal=True),
     case(*_heads(1, 1, 3, 7, 3, batch=1), np.zeros((3, 7), bool)),  # every row masked
     case(_far(1), _far(-1), normal(1, 1, 7, 4), is_causal=True),
+    case(*_heads(4, 2, 2, 4, 4, batch=4)),  # as many as there are heads of something else
+    case(*_heads(4, 2, 3, 3, 2)),
     case(*_heads(2, 2, 7, 33, 8), is_causal=True),
     case(*_heads(2, 2, 33, 7, 8), is_causal=True),
 )

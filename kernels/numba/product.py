@@ -130,11 +130,12 @@ def add_strips(strips, depth, rows, sums):
     """sums[i] += the sum of row i, of `rows` rows packed in strips."""
     step = strip_step(strips)
     for i in range(0, rows, ROWS):
-        for lane in range(0, ROWS, lanes(strips)):
-            count, added = min(ROWS - lane, rows - i - lane), load_first(sums, i + lane, rows - i - lane)
+        count = min(ROWS, rows - i)
+        for lane in range(0, count, lanes(strips)):
+            added = load_first(sums, i + lane, count - lane)
             for k in range(depth):
                 added = added + load(strips, (i // ROWS * depth + k) * step + lane)
-            store_first(sums, i + lane, added, count)
+            store_first(sums, i + lane, added, count - lane)
 
 
 @helper
@@ -198,7 +199,7 @@ def _product(part, parts, a, a_row, a_column, b, b_row, b_column, c, depth, bias
         panels = (columns + wide - 1) // wide
         first, last = panels * part // parts * wide, min(panels * (part + 1) // parts * wide, columns)
         b, c, bias, h, g = b[first * b_column :], c[first:], bias[first:], h[first:], g[first:]
-        height, width, sums = rows, last - first, sums if part == 0 else sums[:0]
+        height, width, sums = rows, last - first, sums if part == parts - 1 else sums[:0]  # the last has columns
     else:
         strips = (rows + ROWS - 1) // ROWS
         first, last = strips * part // parts * ROWS, min(strips * (part + 1) // parts * ROWS, rows)

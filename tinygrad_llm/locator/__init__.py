@@ -219,7 +219,9 @@ def differing(pairing: Pairing, floor: float) -> list[str]:
                 )
         for part in pairing.parts[layer.name]:
             missing = part.layer.parameters.keys() - layer.parameters.keys()
-            found += [f"ours has no {layer.name}.{name}, theirs has" for name in sorted(missing)]
+            for name in sorted(missing):
+                zero = "" if part.layer.array(name).any() else ", but of zeros"
+                found.append(f"ours has no {layer.name}.{name}, theirs has{zero}")
     return found
 
 

@@ -123,12 +123,12 @@ def trace_ours(model: Module, batch) -> Trace:
         key = found.add(name, what, host(array))
         arrays[key] = array
 
-    def note(name: str, inputs: list, result: np.ndarray) -> None:
-        module = running[-1]
+    def note(name: str, inputs: list, result: np.ndarray, module: str | None = None) -> None:
+        module = running[-1] if module is None else module
         operation = made[id(result)] = Operation(name, module, inputs, result)
         found.operations.append(operation)
         used = [layers[id(x)] for x in inputs if id(x) in layers]
-        inside = not used or any(layer == module for layer in used)
+        inside = not used or any(layer == running[-1] for layer in used)
         if not inside and (x := next((x for x in inputs if _is_floating(x) and id(x) not in layers), None)) is not None:
             add(used[0], "input", x)
         add(f"{module}/{name}", "result", result)
@@ -141,7 +141,7 @@ def trace_ours(model: Module, batch) -> Trace:
         inputs = [x for x in inputs if not isinstance(x, Function.Context)]
         if name in ("add_layernorm", "add_rmsnorm"):  # two on the tape: see `nn.add_norm`
             note("add", inputs[:2], outputs[0])
-            note(name.removeprefix("add_"), [outputs[0], *inputs[2:]], outputs[1])
+            note(name.removeprefix("add_"), [outputs[0], *inputs[2:]], outputs[1], layers.get(id(inputs[2])))
         else:
             note(name, inputs, outputs[0])
 

@@ -12,7 +12,7 @@ import pytest
 
 from tinygrad_llm import Tensor, watch
 from tinygrad_llm.devices import cupy, emulated, to_device
-from tinygrad_llm.kernels.cuda import layernorm
+from tinygrad_llm.kernels.cuda import layernorm, rotary
 from tinygrad_llm.kernels.cuda.column_sums import part_count
 from tinygrad_llm.kernels.cuda.emulator import order, sanitize
 from tinygrad_llm.kernels.cuda.launch import FOLDER, instead
@@ -177,6 +177,12 @@ def test_anywhere_in_memory(name, dtype, place):
         inputs = inputs_of(name, rows, width, dtype)
         worst = max(errors(ours(name, inputs, dtype, place), exact(name, inputs, dtype)))
         assert worst <= LIMITS[dtype], (rows, width)
+
+
+def test_more_heads_than_a_grid_has_rows(monkeypatch):
+    monkeypatch.setattr(rotary, "MOST_BLOCKS", 4)
+    inputs = inputs_of("rotary", 3, 5, "float32")
+    assert max(errors(ours("rotary", inputs, "float32"), exact("rotary", inputs, "float32"))) <= LIMITS["float32"]
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -7,7 +7,7 @@ import pytest
 
 from tinygrad_llm import devices, kernels, random
 from tinygrad_llm.devices import to_device
-from tinygrad_llm.kernels.cuda import DTYPES
+from tinygrad_llm.kernels.cuda import DTYPES, grad_norm
 from tinygrad_llm.kernels.cuda.emulator import order, sanitize
 from tinygrad_llm.kernels.cuda.launch import instead
 from tinygrad_llm.ops import attention, attention_qkvpacked, dropout
@@ -84,7 +84,7 @@ def buffers(size, dtype, offset):
 def test_adamw_is_the_pages(size, dtype, offset):
     here, there = buffers(size, dtype, offset)
     expected = [array.astype(np.float64) for array in here]
-    settings = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1, "step": 3}
+    settings = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-2, "weight_decay": 0.1, "step": 3}
     adamw_step(*expected, **settings, scale=0.5)
     scale = to_device(np.array(0.5, np.float32), "cuda")
     kernels.select("adamw_step", adamw_step, there[0])(*there, **settings, scale=scale)
@@ -103,11 +103,11 @@ def test_a_group_without_parameters_is_nothing_to_do():
 
 def test_adamw_takes_a_scale_of_the_host_and_none():
     results = []
-    for scale in (1.0, 0.5, to_device(np.array(0.5, np.float32), "cuda")):
+    for scale in (1.0, 0.5, *(to_device(np.array(x, np.float32), "cuda") for x in (1.0, 0.5))):
         _, there = buffers(33, "float32", 0)
         kernels.select("adamw_step", adamw_step, there[0])(*there, 1e-2, 0.9, 0.99, 1e-8, 0.1, 3, scale)
         results.append(there[0].get())
-    np.testing.assert_array_equal(results[1], results[2])
+    np.testing.assert_array_equal(results[:2], results[2:])
     assert (results[0] != results[1]).any()
 
 
@@ -124,6 +124,11 @@ def test_the_norm_of_all_gradients_and_its_clip(size, dtype, offset, orders=ORDE
     assert all(one == found[0] for one in found)  # the same bits
     assert found[0] == pytest.approx([exact, min(1, 0.5 / (exact + 1e-6))], rel=1e-6)
     assert [float(x) for x in run(there, np.inf)] == [found[0][0], 1.0]
+
+
+def test_more_gradients_than_all_blocks_read_at_once_and_more_blocks_than_threads(monkeypatch):
+    monkeypatch.setattr(grad_norm, "BLOCKS", 300)
+    test_the_norm_of_all_gradients_and_its_clip(400_000, "float32", 0, orders=ORDERS[:1])
 
 
 def test_a_gradient_that_is_no_number_shows_in_the_norm():

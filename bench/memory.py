@@ -5,13 +5,12 @@ the forward, each once, without the parameters: those of a model of two layers l
 how much that should be, in arrays of B T C floats (Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198, section
 4.1, without the dropout masks, and without the scores, which nobody keeps who computes attention by blocks):
 
-    2   the stream that goes into each norm
-    2   what comes out of it, and goes into a product
+    2   the stream that goes into each norm; what comes out of it, 2 more, is cheap to compute again
     3   q, k and v
     1   what attention gives, which goes into a product
     4   the hidden layer before GELU; after it 4 more, unless they are computed again, which is cheap
 
-and to those 12 add, of B T floats, each norm's mean and standard deviation, and each head's sum of exponentials.
+and to those 10 add, of B T floats, each norm's mean and standard deviation, and each head's sum of exponentials.
 """
 
 import tempfile
@@ -92,8 +91,8 @@ def eager(config: GPTConfig, ids: np.ndarray, targets: np.ndarray) -> int:
 
 
 def theory(config: GPTConfig, ids: np.ndarray, targets: np.ndarray) -> int:
-    """12 B T C floats, and 4 + H for each token."""
-    return config.n_layer * 4 * ids.size * (12 * config.n_embd + 4 + config.n_head)
+    """10 B T C floats, and 4 + H for each token."""
+    return config.n_layer * 4 * ids.size * (10 * config.n_embd + 4 + config.n_head)
 
 
 SAVED = {"ours": ours, "eager": eager, "theory": theory}

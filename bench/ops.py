@@ -220,9 +220,8 @@ def ours(name: str, inputs: list, needs: list[bool], kernel_set: str | None = No
     if name == UPDATE:
         parameters = [Parameter(x) for x in inputs]
         optimizer = AdamW(decay_groups(parameters, 0.1))
-        optimizer.grad[...] = optimizer.data
         for parameter in parameters:
-            parameter.grad = parameter.grad_buffer
+            parameter.accumulate_grad(parameter.data)
     else:
         pairs = zip(inputs, needs, strict=True)
         tensors = [Tensor(x, requires_grad=need) if isinstance(x, np.ndarray) else x for x, need in pairs]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from tinygrad_llm import Function, Tensor, kernels, no_grad, ops, watch
+from tinygrad_llm import Function, Tensor, autograd, kernels, no_grad, ops, watch
+from tinygrad_llm.activations import arrays
 from tinygrad_llm.autograd import record
 
 
@@ -167,6 +168,42 @@ def test_a_kernel_writes_a_leafs_gradient_where_the_optimizer_wants_it():
         weight.grad = None
         ops.linear(weight, weight).sum().backward()  # the same leaf twice: only one of two could be written there
         np.testing.assert_array_equal(weight.grad, np.full((4, 3), 8.0))
+
+
+def test_a_leaf_takes_the_array_that_its_kernel_made_unless_the_graph_is_to_stay():
+    pytest.importorskip("numba")
+    h, weight = Tensor(np.ones((4, 3), np.float32)), Tensor(np.ones((5, 3), np.float32), requires_grad=True)
+    given = []
+    with kernels.use("numba"), watch(lambda phase, name, inputs, outputs, seconds: given.append(outputs)):
+        loss = ops.linear_cross_entropy(h, weight, np.arange(4))  # keeps its gradients for the backward
+        loss.backward(retain_graph=True)
+        first = weight.grad.copy()
+        assert not np.shares_memory(weight.grad, given[-1][1])
+        for times in (2, 3):
+            loss.backward(retain_graph=True)
+            np.testing.assert_allclose(weight.grad, times * first, rtol=1e-6)
+        weight.grad = None
+        loss.backward()
+        assert weight.grad is given[-1][1]
+        np.testing.assert_array_equal(weight.grad, first)
+
+
+def test_a_large_result_of_a_norm_is_made_again_and_not_kept(monkeypatch):
+    random = np.random.default_rng(0)
+    x, w, b, weight = (Tensor(random.normal(size=s), requires_grad=True) for s in ((7, 5), (5,), (5,), (3, 5)))
+    gradients = []
+    for large in (2**20, 1):
+        monkeypatch.setattr(autograd, "LARGE", large)
+        normed = ops.layernorm(x, w, b)
+        y = ops.linear(normed, weight).exp().sum()
+        kept = any(np.shares_memory(array, normed.data) for array in arrays(y.node))
+        assert kept == (large > 1)
+        y.backward(retain_graph=True)
+        y.backward()
+        gradients.append([tensor.grad.tobytes() for tensor in (x, w, b, weight)])
+        for tensor in (x, w, b, weight):
+            tensor.grad = None
+    assert gradients[0] == gradients[1]
 
 
 def test_backward_of_a_leaf():

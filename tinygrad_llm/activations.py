@@ -8,6 +8,7 @@ need, in the shapes of the inputs and the result:
     attention   q, k, v, and each row's lse       rmsnorm      x, and each row's rstd
     mlp         x and the hidden layer            swiglu       gate and up
 
+but for an x of a megabyte or more that is the result of a norm: it is made again when it is wanted
 (see Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198, section 4.1, for the sum over a block).
 """
 
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinygrad_llm import autograd, ops
 from tinygrad_llm.autograd import Function, Node, watch
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.tensor import Tensor
@@ -51,7 +53,8 @@ def ledger(model, batch_size: int = 1, block_size: int | None = None, seed: int 
     known = set(seen)
 
     def predict(phase: str, name: str, inputs: tuple, outputs: tuple, seconds: float) -> None:
-        name = name.removeprefix("add_")  # a sum and its norm in one
+        if name.startswith("add_"):  # a sum z and its norm in one: z is what the norm is of
+            name, inputs, outputs = name.removeprefix("add_"), (outputs[0], *inputs[2:]), outputs[1:]
         key = layer[-1], name
         calls[key] = calls.get(key, 0) + 1
         if name in KEEPS:
@@ -61,6 +64,9 @@ def ledger(model, batch_size: int = 1, block_size: int | None = None, seed: int 
             known.update(new)
             alive.extend(shared)
             predictions[key] = predictions.get(key, 0) + kept + made * outputs[0].itemsize
+            if getattr(ops, name).cheap and outputs[0].nbytes >= autograd.LARGE:
+                known.add(id(owner(outputs[0])))
+                alive.append(outputs[0])
 
     alive = []  # so that no other array gets the identity of one of these
     with ExitStack() as stack:

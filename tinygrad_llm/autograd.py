@@ -20,6 +20,9 @@ from tinygrad_llm.devices import array_module, device_of
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.tensor import Tensor, floating
 
+LARGE = 2**20
+"""Bytes of a result from which on it is worth the time to make it again: a smaller model's fit into the cache."""
+
 _recording = contextvars.ContextVar("recording", default=True)
 _watchers: list[Callable] = []
 
@@ -28,21 +31,24 @@ class Node:
     """An operation that was run: its backward, and where the gradients of its inputs go.
 
     `edges` has one entry an input: the Node that made it, the leaf Tensor itself, or None if it wants no gradient.
-    If it `gathers`, the backward has an argument `arrived` (see `operation`).
+    If it `gathers`, the backward has an argument `arrived`, and if it `places`, one `out` (see `operation`).
+    `again`, if it is not None, computes the result once more: those that want it for their backward keep that instead.
     """
 
-    __slots__ = ("backward", "dtype", "edges", "gathers", "name", "shape")
+    __slots__ = ("again", "backward", "dtype", "edges", "gathers", "name", "places", "shape")
 
     def __init__(self, name: str, edges: tuple, backward: Callable, result: np.ndarray, gathers: bool = False):
         self.name = name
         self.edges = edges
         self.backward = backward
         self.gathers = gathers
+        self.places = False
+        self.again: functools.partial | None = None
         self.shape = result.shape
         self.dtype = result.dtype
 
 
-def operation(forward: Callable, backward: Callable) -> Callable:
+def operation(forward: Callable, backward: Callable, cheap: bool = False) -> Callable:
     """Join `exp_forward` and `exp_backward`, say, to the tape: the function `exp` on Tensors.
 
     `forward(*inputs, **options)` returns y, or (y, *saved). `backward(dy, *saved)` returns the gradient of the first
@@ -50,8 +56,11 @@ def operation(forward: Callable, backward: Callable) -> Callable:
     parameter `needs` is told which inputs want theirs, so that it can leave out the work for the others. The kernel
     selected for the first floating input computes both (see `tinygrad_llm.kernels`), unless an input has no elements.
     Its forward may take `needs` too, and its backward `out`: for each input (array, add), an array that it may write
-    that gradient to and return, or with `add` add it to; or (None, False). Or `arrived`: the gradient of the first
-    input that others have sent before, or None, which it adds its own to.
+    that gradient to and return, or with `add` add it to; or (None, False), and what it then returns is an array that
+    nobody else holds, but for what it has saved. Or `arrived`: the gradient of the first input that others have sent
+    before, or None, which it adds its own to.
+
+    The result of a `cheap` operation is not kept for the backward of another, unless it is small: it is made again.
     """
     name = forward.__name__.removesuffix("_forward")
     signature = inspect.signature(forward)
@@ -85,17 +94,27 @@ def operation(forward: Callable, backward: Callable) -> Callable:
         if _takes(run, "needs"):
             options = {**options, "needs": needs}
         y, *saved = watched("forward", name, run, arrays, options)
+        saved = _cheaply(saved, inputs)
         if _takes(run_back, "needs"):
             saved.append(needs)
-        if not _takes(run_back, "out"):
+        places = _takes(run_back, "out")
+        if not places:
             gathers = _takes(run_back, "arrived")
-            return record(name, inputs, y, lambda dy, **arrived: run_back(dy, *saved, **arrived), gathers)
-        leaves = [x if isinstance(x, Tensor) and x.node is None and _once(x, inputs) else None for x in inputs]
-        return record(name, inputs, y, lambda dy: run_back(dy, *saved, [_place(leaf) for leaf in leaves]))
+            result = record(name, inputs, y, lambda dy, **arrived: run_back(dy, *map(_made, saved), **arrived), gathers)
+        else:
+            leaves = [x if isinstance(x, Tensor) and x.node is None and _once(x, inputs) else None for x in inputs]
+            result = record(
+                name, inputs, y, lambda dy: run_back(dy, *map(_made, saved), [_place(leaf) for leaf in leaves])
+            )
+        if node := result.node:
+            node.places = places
+            if cheap and y.nbytes >= LARGE:
+                node.again = functools.partial(run, *arrays, **options)
+        return result
 
     apply.__name__ = apply.__qualname__ = name
     apply.__doc__ = inspect.getdoc(inspect.getmodule(forward))
-    apply.forward, apply.backward = forward, backward
+    apply.forward, apply.backward, apply.cheap = forward, backward, cheap
     return apply
 
 
@@ -108,11 +127,24 @@ def _once(x, inputs: tuple) -> bool:
     return sum(x is other for other in inputs) == 1
 
 
+def _cheaply(saved: list, inputs: tuple) -> list:
+    """What was saved, but of inputs that can be made again how to do so."""
+    again = {id(x.data): x.node.again for x in inputs if isinstance(x, Tensor) and x.node and x.node.again}
+    return [again.get(id(x), x) for x in saved] if again else saved
+
+
+def _made(saved):
+    return saved()[0] if isinstance(saved, functools.partial) else saved
+
+
 def _place(leaf: Tensor | None) -> tuple[np.ndarray | None, bool]:
     """Where the leaf's gradient may be written, and whether it is there already, to be added to."""
-    if leaf is None or (leaf.grad is not None and leaf.grad is not leaf.grad_buffer):
+    if leaf is None:
         return None, False
-    return leaf.grad_buffer, leaf.grad is not None
+    if leaf.grad is None:
+        return leaf.grad_buffer, False
+    fits = leaf.grad.flags.c_contiguous and leaf.grad.dtype == leaf.dtype
+    return (leaf.grad, True) if fits else (None, False)
 
 
 class Function:
@@ -230,7 +262,7 @@ def walk_back(root: Node, gradient: np.ndarray, retain_graph: bool = False) -> N
         node = ready.pop()
         edges, backward, dy = node.edges, node.backward, gradients.pop(node, None)
         if not retain_graph:
-            node.edges, node.backward = (), None
+            node.edges, node.backward, node.again = (), None, None
         inputs = (None,) * len(edges)  # of a node that no gradient reached; those behind it still wait for its word
         if dy is not None:
             options = {"arrived": gradients.pop(edges[0], None)} if node.gathers else {}
@@ -251,7 +283,8 @@ def walk_back(root: Node, gradient: np.ndarray, retain_graph: bool = False) -> N
                     )
                 dx = array_module(dx).asarray(dx, dtype=edge.dtype)
                 if isinstance(edge, Tensor):
-                    edge.accumulate_grad(dx)
+                    if not (node.places and dx is edge.grad):  # else the backward has added it there
+                        edge.accumulate_grad(dx, node.places and not retain_graph)
                 elif edge in gradients:
                     add = kernels.select("add_forward", _add_forward, dx)
                     gradients[edge] = add(gradients[edge], dx)[0]

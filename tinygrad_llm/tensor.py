@@ -124,8 +124,8 @@ class Tensor:
         self.requires_grad = requires_grad
         return self
 
-    def accumulate_grad(self, gradient: np.ndarray) -> None:
-        """Add `gradient`, an array of this tensor's shape and dtype, to `grad`."""
+    def accumulate_grad(self, gradient: np.ndarray, give: bool = False) -> None:
+        """Add `gradient`, an array of this tensor's shape and dtype, to `grad`, which it may become if `give`."""
         if gradient is self.grad_buffer:  # a backward has written it there, or added it
             self.grad = gradient
         elif self.grad is not None:
@@ -134,7 +134,7 @@ class Tensor:
             self.grad_buffer[...] = gradient
             self.grad = self.grad_buffer
         else:
-            self.grad = gradient.copy()  # the array may be shared with other gradients of this walk
+            self.grad = gradient if give else gradient.copy()  # others of this walk may share the array
 
     def detach(self) -> "Tensor":
         """The same array, apart from the tape."""

@@ -54,7 +54,9 @@ def _backward(dy, dh, dweight, out):
 
 
 def _scaled(x, factor, out=None, add=False):
-    """x times factor, in an array of its own, or written or added to `out`."""
+    """x times factor, in an array of its own, or written or added to `out`; x itself where it would be a copy."""
+    if out is None and factor == 1:
+        return x  # as large as all the embeddings
     out = empty(x.shape, x.dtype) if out is None else out
     _scale(x.reshape(-1), x.dtype.type(factor), out.reshape(-1), add)
     return out

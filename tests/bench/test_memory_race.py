@@ -40,8 +40,8 @@ def test_arrays_are_found_wherever_they_are_held_and_counted_once():
 
 def test_a_layer_keeps_what_theory_says():
     tokens, width, heads = 2 * 7, 16, 2
-    assert memory.a_layer(memory.theory, CONTEST) == 4 * tokens * (12 * width + 4 + heads)
-    least = 4 * tokens * 10 * width  # the 12 less the norms' results, which could be computed again
+    assert memory.a_layer(memory.theory, CONTEST) == 4 * tokens * (10 * width + 4 + heads)
+    least = 4 * tokens * 10 * width
     for measure in (memory.ours, memory.eager):
         assert least < memory.a_layer(measure, CONTEST) < 3 * least
 

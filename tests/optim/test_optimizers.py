@@ -5,6 +5,7 @@ import pytest
 
 from tinygrad_llm import UserError, kernels, optim
 from tinygrad_llm.nn import Parameter
+from tinygrad_llm.optim import flat
 
 torch = pytest.importorskip("torch")
 
@@ -110,8 +111,31 @@ def test_parameters_and_gradients_are_views_of_the_flat_buffers():
         p.accumulate_grad(g)
         p.accumulate_grad(g)
         assert np.shares_memory(p.data, optimizer.data)
-        assert np.shares_memory(p.grad, optimizer.grad)
-    np.testing.assert_array_equal(optimizer.gather(), np.concatenate([2 * g.ravel() for g in gradients[0]]))
+        assert np.shares_memory(p.grad, optimizer.parts[0].grad)
+    np.testing.assert_array_equal(optimizer.grad, np.concatenate([2 * g.ravel() for g in gradients[0]]))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_large_parameters_whose_gradients_have_no_memory_between_steps(case, monkeypatch):
+    make, _, options = CASES[case]
+    ends = []
+    for large in (2**18, 10):
+        monkeypatch.setattr(flat, "LARGE", large)
+        arrays, gradients = start("float64")
+        ours = [Parameter(x.copy()) for x in arrays]
+        optimizer = make(ours, **options)
+        for gradient in gradients:
+            optimizer.zero_grad()
+            for p, g in zip(ours[1:], gradient[1:], strict=True):  # the first gets none
+                p.accumulate_grad(g)
+            norm, scale = optimizer.clip_grad_norm(0.5)
+            optimizer.step(scale)
+            received = np.concatenate([np.zeros(arrays[0].size), *map(np.ravel, gradient[1:])])
+            np.testing.assert_array_equal(optimizer.grad, received)
+        assert (len(optimizer.parts) > 1) == (large == 10)
+        ends.append((norm, optimizer.data))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-14)
+    np.testing.assert_allclose(ends[0][1], ends[1][1], rtol=1e-12)
 
 
 def test_no_gradient_counts_as_zero_and_a_gradient_set_by_hand_counts():

@@ -4,8 +4,6 @@ import hashlib
 import os
 from pathlib import Path
 
-import pooch
-
 from tinygrad_llm.errors import UserError
 
 SOURCES = {
@@ -23,6 +21,8 @@ DOWNLOADS = {  # name: (file, URL, SHA-256)
 
 def cache_folder() -> Path:
     """Where downloads and encoded texts are kept: `TINYGRAD_LLM_CACHE`, or the platform's cache folder."""
+    import pooch  # where it is used, since it brings a client for the web along
+
     return Path(os.environ.get("TINYGRAD_LLM_CACHE") or pooch.os_cache("tinygrad-llm"))
 
 
@@ -86,6 +86,8 @@ def _fetch(file: str, url: str, checksum: str) -> Path:
         if sha256(local) != checksum:
             raise UserError(f"{local} has the wrong checksum: delete it, or replace it with {url}")
         return local
+    import pooch
+
     path = cache_folder() / file
     try:
         pooch.retrieve(url, known_hash=checksum, fname=path.name, path=path.parent)

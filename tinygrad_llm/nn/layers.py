@@ -6,8 +6,8 @@ from functools import partial
 
 import numpy as np
 
+from tinygrad_llm import autograd, kernels, random
 from tinygrad_llm import functional as F
-from tinygrad_llm import kernels, random
 from tinygrad_llm.autograd import record, watched
 from tinygrad_llm.nn.module import Module, Parameter, initial
 from tinygrad_llm.tensor import Tensor
@@ -78,7 +78,10 @@ def add_norm(x: Tensor, y: Tensor, norm: Module) -> tuple[Tensor, Tensor]:
     forward, backward = getattr(kernel, f"add_{name}_forward"), getattr(kernel, f"{name}_backward")
     z, normed, *saved = watched("forward", f"add_{name}", forward, inputs, {})
     z = record("add", (x, y), z, lambda dz: (dz, dz))
-    return z, record(name, (z, *vectors), normed, lambda dy, arrived: backward(dy, *saved, arrived), gathers=True)
+    normed = record(name, (z, *vectors), normed, lambda dy, arrived: backward(dy, *saved, arrived), gathers=True)
+    if normed.node and normed.data.nbytes >= autograd.LARGE:
+        normed.node.again = partial(getattr(kernel, f"{name}_forward"), z.data, *inputs[2:])
+    return z, normed
 
 
 class Dropout(Module):

@@ -1,4 +1,4 @@
-"""What every optimizer has: parameters in one flat buffer, groups that are slices of it, and its state as arrays."""
+"""What every optimizer has: parameters in one flat array, groups that are slices of it, and its state as arrays."""
 
 from collections.abc import Mapping
 
@@ -34,8 +34,8 @@ class Optimizer:
         groups = parameters if parameters and isinstance(parameters[0], dict) else [{"params": parameters}]
         kept = [[p for p in group["params"] if p.requires_grad] for group in groups]
         self.parameters = [p for group in kept for p in group]
-        self.data, self.grad = flatten(self.parameters)
-        self.groups: list[tuple[slice, float]] = []  # where a group lies in the buffers, and its weight decay
+        self.data, self.parts = flatten(self.parameters)
+        self.groups: list[tuple[slice, float]] = []  # where a group lies in the flat array, and its weight decay
         start = 0
         for group, members in zip(groups, kept, strict=True):
             part = slice(start, start := start + sum(p.numel() for p in members))
@@ -48,12 +48,10 @@ class Optimizer:
         for parameter in self.parameters:
             parameter.grad = None
 
-    def gather(self) -> np.ndarray:
-        """The flat gradient: there already, but for zeros where none was received and what was set by hand."""
-        for parameter in self.parameters:
-            if parameter.grad is not parameter.grad_buffer:
-                parameter.grad_buffer[...] = 0 if parameter.grad is None else parameter.grad
-        return self.grad
+    @property
+    def grad(self) -> np.ndarray:
+        """A copy of the flat gradient, in the order of `data`."""
+        return np.concatenate([part.gather() for part in self.parts])
 
     def clip_grad_norm(self, max_norm: float) -> tuple[float, float]:
         """The gradient's norm over all parameters, and the `scale` for `step` that brings it down to max_norm.
@@ -61,18 +59,26 @@ class Optimizer:
         The gradients stay as they are: the update multiplies as it reads them, which saves a pass. On a device both are
         arrays of one number, so that nobody waits for them.
         """
-        grad = self.gather()
-        run = kernels.select("grad_norm_clip", grad_norm_clip, grad)
-        return watched("update", "clip_grad_norm", run, [grad], {"max_norm": max_norm})
+        run = kernels.select("grad_norm_clip", grad_norm_clip, self.data)
+        options = {"max_norm": max_norm}
+        norms = [watched("update", "clip_grad_norm", run, [part.gather()], options) for part in self.parts]
+        if len(norms) == 1:
+            return norms[0]
+        norm = float(np.linalg.norm([norm for norm, _ in norms]))
+        return norm, min(1.0, max_norm / (norm + 1e-6))
 
     def step(self, scale: float = 1.0) -> None:
         """Update the parameters by `scale` times their gradients."""
         self.steps += 1
-        grad = self.gather()
-        for part, weight_decay in self.groups:
-            arrays = [self.data[part], grad[part], *(array[part] for array in self.state.values())]
-            options = {"weight_decay": weight_decay, "scale": scale}
-            watched("update", type(self).__name__, self.update, arrays, options)
+        for part in self.parts:
+            grad = part.gather()
+            for group, weight_decay in self.groups:
+                start, stop = max(part.where.start, group.start), min(part.where.stop, group.stop)
+                if start < stop:
+                    mine = grad[start - part.where.start : stop - part.where.start]
+                    arrays = [self.data[start:stop], mine, *(array[start:stop] for array in self.state.values())]
+                    options = {"weight_decay": weight_decay, "scale": scale}
+                    watched("update", type(self).__name__, self.update, arrays, options)
 
     def update(self, param: np.ndarray, grad: np.ndarray, *state: np.ndarray, weight_decay: float, scale: float):
         """Update one group in place: flat arrays."""
@@ -91,4 +97,3 @@ class Optimizer:
         self.steps = int(state["steps"])
         for name, array in self.state.items():
             array[...] = to_device(state[name], device_of(array))
-

@@ -11,6 +11,8 @@ BINARY = (
     case(normal(3, 7), normal(3, 7)),
     case(normal(2, 1, 7), normal(3, 1)),
     case(normal(33), normal(97, 33)),
+    case(normal(97, 33), normal(33)),
+    case(normal(2, 3, 7), normal(3, 7)),
     case(normal(), normal(3, 7)),
     case(normal(0, 3), normal(3)),
     case(normal(3, 7), 0.5),

@@ -51,7 +51,8 @@ def one_sided_slopes(operation, inputs: list, options: dict, position: int) -> t
     x = inputs[position]
 
     def y(shift):
-        return operation(*inputs[:position], x + shift * direction(x), *inputs[position + 1 :], **options).data
+        moved = np.asarray(x + shift * direction(x))  # a scalar of NumPy's would be a number, which has no dtype
+        return operation(*inputs[:position], moved, *inputs[position + 1 :], **options).data
 
     y0, y1, y2 = y(-STEP), y(0), y(STEP)
     w = output_gradient(np.shape(y1))

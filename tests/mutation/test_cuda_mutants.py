@@ -10,7 +10,7 @@ tree_sitter_cuda = pytest.importorskip("tree_sitter_cuda")
 
 from tinygrad_llm.kernels.cuda.emulator import build  # noqa: E402
 from tinygrad_llm.kernels.cuda.launch import FOLDER  # noqa: E402
-from tinygrad_llm.mutation import emulated  # noqa: E402
+from tinygrad_llm.mutation import argued, emulated  # noqa: E402
 from tinygrad_llm.mutation.cuda import VARIABLE, change, edits, schema  # noqa: E402
 
 SOURCE = """// y = 2 x + 1, of n numbers
@@ -77,15 +77,20 @@ def test_a_mutant_may_crash_and_never_end():
 def test_every_mutant_of_a_small_kernel_is_seen():
     """In float32 alone. What the compiler refuses, as a number where a pointer is meant, is no mutant."""
     found = edits((FOLDER / "add.cu").read_text())
-    said = emulated.compared("add.cu", found, "float32", ["add"])
+    said = emulated.compared("float32", ["add"], "add.cu", found)
     assert "" not in said
     assert said.count(emulated.REFUSED) < len(said) / 3
+
+
+@pytest.mark.parametrize("file", emulated.names())
+def test_every_argument_is_about_a_mutant(file):
+    text = (FOLDER / file).read_text()
+    about = {what for place, what in argued() if place == f"cuda/{file}"}
+    assert about <= {change(text, edit).what for edit in edits(text)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", emulated.names())
 def test_every_mutant_is_seen_or_argued(file):
-    from tinygrad_llm.mutation import argued
-
     left = [found.what for found, verdict in emulated.judged(file) if verdict == "survived"]
     assert set(left) <= {what for place, what in argued() if place == f"cuda/{file}"}

@@ -37,7 +37,7 @@ TESTED = {  # which of them, and the files that they test
     "norms": {*"add.cu columns.cuh common.cuh floats.cuh gelu.cu layernorm.cu norm.cuh".split()},
 }
 TESTED["norms"] |= {"rmsnorm.cu", "rotary.cu", "swiglu.cu"}
-QUICK = "not sanit and not race and not fault and not version and not float16 and not one_pass"
+QUICK = "not sanit and not race and not fault and not version and (bfloat16 or not float16) and not one_pass"
 ALL_DTYPES = ("float32", "bfloat16", "float16")
 DTYPES = {"attention.cu": ALL_DTYPES[:1], "attention_mma.cu": ALL_DTYPES[1:], "mma.cuh": ALL_DTYPES[1:]}
 REFUSED = "refused"  # by the compiler: no mutant
@@ -54,21 +54,21 @@ def judged(file: str) -> Iterator[tuple[Change, str]]:
     """Each mutant of a file with what it is killed by, as "killed by …", or "survived"."""
     text = (FOLDER / file).read_text()
     left = edits(text)
-    dtypes = DTYPES.get(file, ALL_DTYPES)
-    using = users()[file]
-    stages = [functools.partial(compared, dtype=dtype, using=using) for dtype in dtypes]
-    stages += [functools.partial(sanitized, name, dtype=dtypes[0], using=using) for name in ("address", "thread")]
-    for stage in [*stages, tested]:
-        verdicts = stage(file, left)
-        for edit, verdict in zip(left, verdicts, strict=True):
+    dtypes, using = DTYPES.get(file, ALL_DTYPES), users()[file]
+    stages = [functools.partial(compared, dtype, using) for dtype in dtypes]
+    stages += [functools.partial(sanitized, name, "compared", dtypes[0], using) for name in ("address", "thread")]
+    by_tests = [tested, *(functools.partial(sanitized, name, "tested") for name in ("address", "thread"))]
+    for stage in [*(stages if using else []), *by_tests]:
+        said = stage(file, left) if left else []
+        for edit, verdict in zip(left, said, strict=True):
             if verdict and verdict != REFUSED:
                 yield change(text, edit), f"killed by {verdict}"
-        left = [edit for edit, verdict in zip(left, verdicts, strict=True) if not verdict]
+        left = [edit for edit, verdict in zip(left, said, strict=True) if not verdict]
     for edit in left:
         yield change(text, edit), "survived"
 
 
-def compared(file: str, found: list[Edit], dtype: str, using: list[str]) -> list[str]:
+def compared(dtype: str, using: list[str], file: str, found: list[Edit]) -> list[str]:
     """What the comparison of these operations with PyTorch says of each mutant, "" if nothing."""
     for name in using:
         expected(name, dtype)
@@ -114,16 +114,17 @@ def expected(name: str, dtype: str) -> list[Run]:
     return found
 
 
-def sanitized(sanitizer: str, file: str, found: list[Edit], dtype: str, using: list[str]) -> list[str]:
-    """The same, of reports of the sanitizer's too."""
+def sanitized(sanitizer: str, stage: str, *how) -> list[str]:
+    """What `compared` or `tested` says under this sanitizer, whose reports count."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "verdicts.json")
-        sanitize.call(sanitizer, _write_verdicts, str(path), file, found, dtype, using, timeout=3600)
+        sanitize.call(sanitizer, _write_verdicts, str(path), stage, *how, timeout=3600)
         return json.loads(path.read_text())
 
 
-def _write_verdicts(path: str, file: str, found: list, *how) -> None:
-    Path(path).write_text(json.dumps(compared(file, [Edit(*edit) for edit in found], *how)))
+def _write_verdicts(path: str, stage: str, *how) -> None:
+    *how, found = how
+    Path(path).write_text(json.dumps(globals()[stage](*how, [Edit(*edit) for edit in found])))
 
 
 def tested(file: str, found: list[Edit]) -> list[str]:
@@ -172,6 +173,7 @@ def verdicts(file: str, found: list[Edit], dtype: str, check: Callable[[], str])
         for number, edit in enumerate(together):
             os.environ[VARIABLE] = str(number)
             said[edit] = outcome(check, limit)
+        del os.environ[VARIABLE]
     for edit in found:
         if edit.apart:
             with with_text(file, change(text, edit).source):

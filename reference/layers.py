@@ -150,6 +150,10 @@ def dropout(x, keep, p):
     case(normal(2, 3, 7, 32), normal(7, 32), normal(7, 32)),
     case(normal(3, 2, 7, 10), normal(3, 1, 7, 10), normal(3, 1, 7, 10)),
     case(normal(2, 1, 33, 6), normal(2, 1, 33, 6), normal(33, 6), interleaved=True),
+    case(normal(2, 1, 33, 6), normal(2, 1, 33, 6), normal(33, 6)),
+    case(normal(3, 7, 10), normal(7, 10), normal(7, 10)),
+    case(normal(2, 3, 7, 4), normal(2, 3, 7, 4), normal(2, 3, 7, 4)),
+    case(normal(2, 3, 7, 4), normal(1, 1, 7, 4), normal(1, 1, 7, 4)),
     case(normal(1, 2, 33, 34), normal(33, 34), normal(33, 34)),
     case(normal(1, 1, 32, 32), normal(32, 32), normal(32, 32)),  # a block's threads exactly
 )

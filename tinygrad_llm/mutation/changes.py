@@ -47,7 +47,10 @@ def changes(source: str) -> list[Change]:
     """Every change of a source, in the order of its lines, each different text once."""
     edits = Edits(source)
     edits.visit(ast.parse(source))
-    return [edits.change(*edit) for edit in sorted(edits.found)]
+    found: dict[str, Change] = {}
+    for change in (edits.change(*edit) for edit in sorted(edits.found)):
+        found.setdefault(change.source, change)
+    return list(found.values())
 
 
 class Edits(ast.NodeVisitor):

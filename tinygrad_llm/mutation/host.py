@@ -38,7 +38,7 @@ LEFT_OUT = {  # files, and why
     "torch": {"adamw": "no operation"},
 }
 LOGITS = 64  # for `linear_cross_entropy` to hold at a time: few, so that small cases take several chunks
-SECONDS = 20  # for a mutant that does not end
+SECONDS = 30  # for a mutant that does not end
 
 
 @functools.cache

@@ -209,20 +209,22 @@ def follow(loss: Tensor, made: dict[int, Operation]) -> list[Operation]:
         if not isinstance(node, Node) or operation is None or node in seen:
             continue
         seen.add(node)
-        node.backward = _keeping(node.backward, node.gathers, operation, order)
+        node.backward = _keeping(node.backward, node.gathers, node.edges, operation, order)
         pending += [(edge, made.get(id(x))) for edge, x in zip(node.edges, operation.inputs, strict=False)]
     return order
 
 
-def _keeping(backward, gathers: bool, operation: Operation, order: list[Operation]):
+def _keeping(backward, gathers: bool, edges: tuple, operation: Operation, order: list[Operation]):
     def run(dy, **arrived):
+        before = [edge.grad if isinstance(edge, Tensor) else None for edge in edges]
         operation.dy = host(dy)
         order.append(operation)
         gradients = backward(dy, **arrived)
         shown = list(gradients) if isinstance(gradients, tuple) else [gradients]
         if gathers:
-            shown[0] = None  # others' are in it
-        operation.gradients = tuple(None if dx is None else host(dx) for dx in shown)
+            shown[0] = None  # others' are in it, as in what it has added to
+        pairs = zip(shown, before, strict=False)
+        operation.gradients = tuple(None if dx is None or dx is grad else host(dx) for dx, grad in pairs)
         return gradients
 
     return run

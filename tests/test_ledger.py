@@ -17,7 +17,8 @@ from tinygrad_llm.ops.tanh import tanh_backward
 
 def tanh_forward(x):
     y = np.tanh(x)
-    return np.rint(y * 2**21) / 2**21, y
+    mantissa, exponent = np.frexp(y)
+    return np.ldexp(np.rint(mantissa * 2**21) / 2**21, exponent).astype(x.dtype), y
 """
 
 

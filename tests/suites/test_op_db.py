@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from tinygrad_llm import kernels, ops, reference
+from tinygrad_llm import kernels, ledger, ops, reference
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.suites import module_db, op_db
 from tinygrad_llm.suites.samples import Reason
@@ -82,10 +82,13 @@ def counts(table: str) -> dict[str, tuple[int, int]]:
 
 
 def found(suite, kernel_set: str, dtype: str, worse=frozenset()) -> tuple[dict[str, tuple[int, int]], Counter]:
-    """The same of a suite, and why they are left out, after seeing that all but the `worse` agree with PyTorch."""
+    """The same of a suite, and why they are left out, after seeing that all but the `worse` agree with PyTorch,
+    and that none is worse than the ledger has it."""
     comparisons = [suite.compare(*pair) for pair in suite.pairs((), [kernel_set]) if pair[2] == dtype]
     assert [(c.operation, c.failures) for c in comparisons if c.failures and c.operation not in worse] == []
     assert worse == {c.operation for c in comparisons if c.failures}
+    recorded, rows = ledger.read(), [ledger.row(comparison) for comparison in comparisons]
+    assert [words for row in rows if (words := ledger.worse(row, recorded.get(row.key)))] == []
     reasons = sum((Counter(c.left_out) for c in comparisons), Counter())
     return {c.operation: (c.cases, sum(c.left_out.values())) for c in comparisons}, reasons
 

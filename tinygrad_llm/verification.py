@@ -212,7 +212,7 @@ def run(
     y = operation(*tensors, **{key: place(x) for key, x in options.items()})
     results = {"y": y.data}
     if y.requires_grad:
-        y.backward(to_device(output_gradient(y.shape).astype(y.dtype), device))
+        y.backward(layout(to_device(output_gradient(y.shape).astype(y.dtype), device)))
         for name, x in zip(names, tensors, strict=True):
             if isinstance(x, Tensor):
                 results[f"d{name}"] = np.zeros_like(x.data) if x.grad is None else x.grad

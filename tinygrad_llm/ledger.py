@@ -152,8 +152,8 @@ def worse(new: Row, old: Row | None) -> str:
     Fewer cases, more left out, more failures, or a largest error of more than `FACTOR` times the recorded and `SLACK`.
     One processor gives the same errors for the same seeds; without AVX-512 they were at most 1.5 times the recorded.
     """
-    seeds = old.seeds if old else 20
-    command = f"tinygrad-llm verify {new.operation} --kernels {new.kernels} --suite {new.suite} --seeds {seeds} --record"
+    command = f"tinygrad-llm verify {new.operation} --kernels {new.kernels} --suite {new.suite}"
+    command += f" --seeds {old.seeds if old else 20} --record"
     if old is None:
         return f"not in the ledger; record it with {command}"
     found = []

@@ -14,7 +14,7 @@ MUTANTS = ("made", "killed", "argued", "survived")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 APART = 1.1  # ratios from here on, or below one over it, are called less and more exact
 PARTS = ("forward", "gradients")
-COUNTS = ("pairs", "cases", "left out", "failed")
+COUNTS = ("pairs", "cases", "left out", "failed runs")
 COMPARED_WITH = {
     "oracle": "PyTorch, on our own cases of odd sizes",
     "op_db": "PyTorch, on its own tests of its operators",

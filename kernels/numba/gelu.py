@@ -78,15 +78,17 @@ def activate_back(dx, x, y, approximate):
     """dx *= gelu'(x), and y = gelu(x) once more, from the same exponential."""
     one, minus_half, density_at_0 = x.dtype.type(1), x.dtype.type(-0.5), x.dtype.type(DENSITY_AT_0)
     minus_two_root, cubic, three_cubic = x.dtype.type(-2 * ROOT), x.dtype.type(CUBIC), x.dtype.type(3 * CUBIC)
-    large = x.dtype.type(1e30)  # times 1 / large is 1, as infinity times 0 is not
     if approximate:
         for i in range(x.size):
             a = x[i]
-            e = min(exp(minus_two_root * (a + cubic * a * a * a)), large)
-            cdf = one / (one + e)
+            minus_2u = minus_two_root * (a + cubic * a * a * a)
+            e = exp(-abs(minus_2u))
+            near = one / (one + e)  # to one, and its difference from one, of which one is the cdf
+            far = e * near
+            cdf = far if minus_2u > 0 else near
             y[i] = a * cdf
-            # the logistic function's derivative is cdf (1 - cdf), here with respect to 2u; 1 - cdf = e cdf, exactly
-            dx[i] *= cdf - a * cdf * (e * cdf) * minus_two_root * (one + three_cubic * a * a)
+            # the logistic function's derivative is cdf (1 - cdf), here with respect to 2u
+            dx[i] *= cdf - a * (near * far) * minus_two_root * (one + three_cubic * a * a)
     else:
         for i in range(x.size):
             a = x[i]

@@ -132,10 +132,10 @@ def add_strips(strips, depth, rows, sums):
     for i in range(0, rows, ROWS):
         count = min(ROWS, rows - i)
         for lane in range(0, count, lanes(strips)):
-            added = load_first(sums, i + lane, count - lane)
-            for k in range(depth):
+            added = load(strips, i // ROWS * depth * step + lane)
+            for k in range(1, depth):
                 added = added + load(strips, (i // ROWS * depth + k) * step + lane)
-            store_first(sums, i + lane, added, count - lane)
+            store_first(sums, i + lane, load_first(sums, i + lane, count - lane) + added, count - lane)
 
 
 @helper

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinygrad_llm import mutation, ops
+from tinygrad_llm import ledger, mutation, ops
 from tinygrad_llm.cli import main
 from tinygrad_llm.mutation import Mutant, argued, host, interpreted
 from tinygrad_llm.mutation.changes import changes
@@ -120,6 +120,10 @@ def test_every_argument_is_of_a_mutant_that_there_is():
 
 def test_the_command_counts_and_records(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(mutation, "RECORD", tmp_path / "mutants.csv")
+    monkeypatch.setattr(ledger, "LEDGER", tmp_path / "docs" / "ledger.csv")
+    ledger.LEDGER.parent.mkdir()
+    ledger.write([])
+    (tmp_path / "README.md").touch()
     assert main(["mutate", "relu", "exp", "--record"]) == 0
     assert "relu" in capsys.readouterr().out
     tally = mutation.tally("relu", "numpy")

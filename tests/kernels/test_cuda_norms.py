@@ -312,7 +312,7 @@ def run_everything(versions: list[str]) -> None:
             ours(name, inputs_of(name, 5, 13, "float32"), "float32", off_by_one)
             ours(name, inputs_of(name, 150, 8, "float32"), "float32")
         for version in [None, *versions]:
-            with instead("layernorm.cu", FOLDER / version) if version else contextlib.contextlib.nullcontext():
+            with instead("layernorm.cu", FOLDER / version) if version else contextlib.nullcontext():
                 ours("layernorm", inputs_of("layernorm", 3, 1402, "float32"), "float32")
                 ours("layernorm", inputs_of("layernorm", 150, 9, "float32"), "float32")
 

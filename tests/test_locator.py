@@ -11,13 +11,11 @@ from torch import nn
 
 from tinygrad_llm import UserError, compare, manual_seed, replay
 from tinygrad_llm import functional as F
-from tinygrad_llm.cli import main
-from tinygrad_llm.formats.huggingface import save_pretrained, to_huggingface
+from tinygrad_llm.formats.huggingface import to_huggingface
 from tinygrad_llm.models import GPT, GPTConfig, Llama, LlamaConfig
 from tinygrad_llm.nn import LayerNorm, Linear, Module
 from tinygrad_llm.optim import AdamW
 from tinygrad_llm.reference import gpt as reference
-from tinygrad_llm.tokenizers import ByteTokenizer
 
 SHAPE = {"vocab_size": 300, "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 16}
 BATCH = tuple(np.random.default_rng(0).integers(0, 65, (2, 2, 9)))
@@ -340,15 +338,3 @@ def test_bad_input_is_one_line():
         with pytest.raises(UserError, match=words) as error:
             call()
         assert "\n" not in str(error.value)
-
-
-def test_the_command(tmp_path, capsys):
-    model = ours()
-    save_pretrained(model, tmp_path / "a", ByteTokenizer())
-    model.h[0].ln_1.weight.data[3] += 1
-    save_pretrained(model, tmp_path / "b", ByteTokenizer())
-    out = ["--out", str(tmp_path / "out"), "--text", "to be or not"]
-    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "a"), "--transformers", "true", *out]) == 0
-    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), *out]) == 1
-    assert "h.0.ln_1.weight differs in 1 of 16 rows" in capsys.readouterr().out
-    assert (tmp_path / "out" / "operation.npz").is_file()

@@ -31,7 +31,7 @@ class Settings:
     Args:
         text: what the models read; the first one's tokenizer encodes it
         transformers: open the second with transformers, in PyTorch
-        steps: training steps to compare after that
+        steps: training steps to compare after that; what only one of them has is not trained
         out: the folder for the report
     """
 

@@ -101,7 +101,7 @@ def compare(
             order
         mapping: the names of their layers by the names of ours, for those that cannot be paired by name and shape
         double: whether to compare copies in float64, and not the models as they are; true unless `kernels` are given
-        steps: how many training steps to compare after that
+        steps: how many training steps to compare after that, in which what only one of them has is left as it is
         optimizers: two functions that make each one's optimizer from its parameters; AdamW's defaults unless given
 
     The models themselves stay as they are. Raises UserError for what is no model, for models that have no loss where
@@ -262,16 +262,20 @@ def _explain_backward(found: Comparison, row: Row, ours: Trace, expected: np.nda
 
 def _train(found: Comparison, sides: list[Side], pairing: Pairing, floor: float, steps: int, optimizers) -> None:
     noise = max((row.limit for row in found.forward + found.backward), default=floor)
+    alone = pairing.alone()
+    for parameter in alone:  # as biases of zeros, which transformers adds to a GPT-2 that has none
+        parameter.requires_grad_(False)
+    but = ", with what only one of them has left as it is" if alone else ""
     found.steps = train(sides, pairing, floor, noise, steps, optimizers)
     for step in found.steps:
         if first := next((row for row in step.rows if row[1] > row[2]), None):
             name, error, limit = first
             found.phase, found.place = "training", name
             found.verdict += (
-                f" Training: {name} is the first to differ, after step {step.number}, by {error:.1e} where noise "
+                f" Training{but}: {name} is the first to differ, after step {step.number}, by {error:.1e} where noise "
                 f"explains {limit:.1e}; {sum(e > most for _, e, most in step.rows)} of {len(step.rows)} parameters "
                 f"differ there. "
                 + ("The gradients agree, so it is the update." if step.number == 1 else "The steps before it agree.")
             )
             return
-    found.verdict += f" Nor after any of {steps} training steps."
+    found.verdict += f" Nor after any of {steps} training steps{but}."

@@ -192,6 +192,11 @@ class Pairing:
         """Their values of one of our parameters, in our layout."""
         return self.join(layer, lambda part: part.layer.array(name))
 
+    def alone(self) -> list:
+        """The parameters that only one of the models has."""
+        pairs = [(layer.parameters, part.layer.parameters) for layer in self.ours for part in self.parts[layer.name]]
+        return [p for pair in pairs for a, b in (pair, pair[::-1]) for name, p in a.items() if name not in b]
+
     def join(self, layer: str, array_of) -> np.ndarray | None:
         found = []
         for part in self.parts.get(layer, ()):

@@ -102,7 +102,7 @@ class RealPart(Function):
 
 
 class HalfRight(Cube):
-    """A thousand-millionth too large: less than finite differences see."""
+    """A hundred-millionth too large: less than finite differences see."""
 
     @staticmethod
     def backward(ctx, dy):

@@ -86,6 +86,7 @@ def nll_loss(x, targets, weight=None, ignore_index=-100, reduction="mean"):
     case(normal(33, 7), normal(3, 7), integers(33, high=3), reduction="none"),
     case(normal(33, 7), normal(3, 7), integers(33, high=3), reduction="sum", ignore_index=2),
     case(normal(3, 7, scale=256.0), normal(7, 7, scale=4.0), integers(3, high=7)),  # e^x is infinite
+    case(normal(3, 7), normal(7, 7), np.full(3, -100)),  # no row counts
 )
 def linear_cross_entropy(h, weight, targets, ignore_index=-100, reduction="mean", label_smoothing=0.0):
     return F.cross_entropy(

@@ -27,8 +27,7 @@ def linear_cross_entropy_forward(
         return y, page.backward, saved
     counts = targets != ignore_index
     divisor = int(counts.sum()) if reduction == "mean" else 1
-    with np.errstate(divide="ignore"):  # where no target counts the loss is NaN, and so is its gradient
-        loss, dloss = np.empty_like(h[:, 0]), np.full(len(h), np.divide(1, divisor), h.dtype)
+    loss, dloss = np.empty_like(h[:, 0]), np.full(len(h), 1 / (divisor or np.inf), h.dtype)
     dh = empty(h.shape, h.dtype) if needs[0] else None
     dweight = empty(weight.shape, weight.dtype) if needs[1] else None
     every = chunks(len(h), len(weight))

@@ -37,7 +37,8 @@ def linear_cross_entropy_forward(h, weight, targets, ignore_index=-100, reductio
         total += weights
     mean = reduction == "mean"
     y = loss.sum() / total if mean else reduce(loss, reduction)
-    return y, h, weight, targets, largest, log_total, ignore_index, label_smoothing, total if mean else 1
+    divisor = (total if mean else 1) or np.inf  # where no row counts the gradient is 0
+    return y, h, weight, targets, largest, log_total, ignore_index, label_smoothing, divisor
 
 
 def linear_cross_entropy_backward(

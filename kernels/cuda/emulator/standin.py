@@ -10,6 +10,7 @@ arrays; and memory that nobody has written holds NaN.
 
 Halves are summed and multiplied as matrices in float32 and rounded at the end, as CuPy and cuBLAS do.
 """
+
 import functools
 import importlib
 import importlib.util

@@ -60,7 +60,7 @@ def ledger(model, batch_size: int = 1, block_size: int | None = None, seed: int 
         if name in KEEPS:
             shared, made = KEEPS[name](outputs[0], *inputs)
             new = {id(owner(x)): owner(x).nbytes for x in shared if isinstance(x, np.ndarray)}
-            kept = sum(size for key, size in new.items() if key not in known)
+            kept = sum(size for array, size in new.items() if array not in known)
             known.update(new)
             alive.extend(shared)
             predictions[key] = predictions.get(key, 0) + kept + made * outputs[0].itemsize

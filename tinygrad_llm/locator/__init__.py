@@ -24,7 +24,7 @@ from tinygrad_llm import random
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.locator.pairing import Pairing
 from tinygrad_llm.locator.replays import repaired, replay, save_operation
-from tinygrad_llm.locator.runs import FLOORS, Side
+from tinygrad_llm.locator.runs import FLOORS, Side, rounding
 from tinygrad_llm.locator.traces import LOSS, Key, Operation, Trace
 from tinygrad_llm.locator.training import Step, train
 from tinygrad_llm.verification import largest, relative_error
@@ -168,8 +168,8 @@ def rows(sides: list[Side], pairing: Pairing, floor: float, gradients: bool) -> 
         if key[1] == "gradient":
             scale = max(scale, largest_of_layer(ours.trace, key))
         own = max(
-            ours.noise(lambda t: (t.backward if gradients else t.forward)[key], scale),  # noqa: B023
-            theirs.noise(lambda t: pairing.find(key, t, gradients), scale),  # noqa: B023
+            rounding(x, *((t.backward if gradients else t.forward)[key] for t in ours.moved), scale),
+            rounding(y, *(pairing.find(key, t, gradients) for t in theirs.moved), scale),
         )
         noise = max(noise, own)
         found.append(Row(key, relative_error(x, y.reshape(x.shape), scale), 4 * noise + floor))

@@ -58,11 +58,6 @@ class Side:
                 p.data = p.data * to_device(factor.astype(p.dtype), p.device)
         return model
 
-    def noise(self, array, scale: float) -> float:
-        """The rounding in `array(trace)`, as a share of `scale`."""
-        up, down = map(array, self.moved)
-        return relative_error((up + down) / 2, array(self.trace), scale) if scale else 0.0
-
     def random(self, floor: float) -> Key | None:
         """The first array that is another one when the model runs again."""
         for key, x in self.trace.forward.items():
@@ -82,6 +77,11 @@ class Side:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         shown = ", ".join(name or "the model" for name in names[:3]) + more
         return f" Training, with a dropout: {shown}." if names else ""
+
+
+def rounding(x: np.ndarray, up: np.ndarray, down: np.ndarray, scale: float) -> float:
+    """That in an array, from those of the model moved up and down, as a share of `scale`."""
+    return relative_error((up + down) / 2, x, scale) if scale else 0.0
 
 
 def _is_share(x) -> bool:

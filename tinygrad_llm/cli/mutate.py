@@ -5,11 +5,11 @@ from collections import Counter
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from tinygrad_llm import ledger_page, mutation
 from tinygrad_llm.cli.parsing import Parser
+from tinygrad_llm.cli.progress import progress
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.mutation import Tally
 
@@ -49,10 +49,8 @@ def run(argv: list[str]) -> int:
     wanted = [(n, s) for s in c.kernels.split(",") for n in mutation.names(s) if not names or n in names]
     if unknown := set(names) - {name for name, _ in wanted}:
         raise UserError(f"{c.kernels} have no file called {', '.join(sorted(unknown))}")
-    console = Console(stderr=True)
     tallies = []
-    quiet = not console.is_terminal
-    for name, kernel_set in track(wanted, "judging mutants", console=console, transient=True, disable=quiet):
+    for name, kernel_set in progress(wanted, "judging mutants"):
         verdicts = Counter()
         for mutant, verdict in mutation.judged(name, kernel_set):
             verdicts[verdict.partition(" ")[0].rstrip(":")] += 1

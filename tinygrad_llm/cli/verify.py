@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from tinygrad_llm import ledger, ledger_page
 from tinygrad_llm.cli.parsing import Parser
+from tinygrad_llm.cli.progress import progress
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.ledger import Row
 from tinygrad_llm.verification import Comparison
@@ -65,11 +65,8 @@ def run(argv: list[str]) -> int:
     if not wanted:
         raise UserError(f"{c.suite} has nothing to compare of {' '.join(names) or c.kernels}")
     recorded = ledger.read() if check else {}
-    console = Console(stderr=True)
-    quiet = not console.is_terminal
-    wanted = track(wanted, "comparing", console=console, transient=True, disable=quiet)
     comparisons, rows = [], []
-    for suite, pair in wanted:
+    for suite, pair in progress(wanted, "comparing"):
         seeded = {"seeds": range(c.seeds)} if suite == "oracle" else {}
         comparisons.append(ledger.suite(suite).compare(*pair, **seeded))
         rows.append(ledger.row(comparisons[-1], c.seeds if seeded else 1))

@@ -6,7 +6,7 @@ import functools
 import inspect
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -73,8 +73,8 @@ def run(argv: list[str]) -> int:
 def preset(name: str):
     """A model with random weights."""
     if name in PRESETS:
-        settings = PRESETS[name]
-        return GPT(GPTConfig(**settings | {"vocab_size": settings.get("vocab_size", 50257) or BYTES}))
+        config = GPTConfig(**PRESETS[name])
+        return GPT(replace(config, vocab_size=config.vocab_size or BYTES))
     if name in LLAMA_PRESETS:
         return Llama(LlamaConfig(**LLAMA_PRESETS[name]))
     raise UserError(f"there is no model {name!r}: choose one of {', '.join((*PRESETS, *LLAMA_PRESETS))}")

@@ -1,6 +1,7 @@
 """What the suites of PyTorch's samples share: each is compared, or left out for a reason that is written down."""
 
 from collections.abc import Callable, Iterable
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -10,13 +11,12 @@ from tinygrad_llm.errors import UserError
 from tinygrad_llm.tensor import Tensor, floating
 from tinygrad_llm.verification import (
     FLOORS,
-    NOISE_LIMIT,
     Comparison,
     Run,
     contiguous,
     dtypes,
+    moves,
     output_gradient,
-    relative_error,
     takes_host,
     with_gaps,
 )
@@ -90,15 +90,19 @@ def compare_samples(comparison: Comparison, samples: Iterable, reasons: list[Rea
                 continue
             comparison.cases += 1
             exact = own = call.run(theirs, "float64", constants, output_gradient)
-            noise = {}  # as `verification.conditioning`
+            noise = dict
             if dtype in FLOORS:
                 own = call.run(theirs, dtype, constants, output_gradient)
-                moved = call.moved(FLOORS["float32"]).run(theirs, "float64", constants, output_gradient)
-                noise = {name: min(relative_error(y, exact[name]), NOISE_LIMIT) for name, y in moved.items()}
+                noise = cache(partial(conditioning, call, theirs, constants, exact))
             shown = call.arrays(lambda _, x, __: x)
             for layout, result in zip((contiguous, with_gaps), found, strict=True):
                 comparison.add(Run(number, 0, layout.__name__, shown, {}, result, exact, own, noise))
     return comparison
+
+
+def conditioning(call, theirs: Callable, constants, exact: dict[str, np.ndarray]) -> dict[str, float]:
+    """As `verification.conditioning`, of PyTorch's function at a call."""
+    return moves(call.moved(FLOORS["float32"]).run(theirs, "float64", constants, output_gradient), exact)
 
 
 def attempt(call, function: Callable, constants=(), layout=contiguous) -> dict[str, np.ndarray] | Exception:

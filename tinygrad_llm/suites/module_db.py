@@ -14,8 +14,8 @@ from tinygrad_llm.suites.samples import Reason, compare_samples, given, pairs_of
 from tinygrad_llm.verification import Comparison
 
 
-def _layer(layer: type[nn.Module]) -> Callable:
-    """A function of the arguments that make the layer, its parameters by name, and its inputs."""
+def _layer(layer: type[nn.Module]) -> tuple[Callable, str]:
+    """A function of the arguments that make the layer, its parameters by name and its inputs; and its page in `ops`."""
 
     def run(options, parameters, *inputs):
         args, kwargs = options
@@ -23,37 +23,37 @@ def _layer(layer: type[nn.Module]) -> Callable:
         vars(module).update(parameters)
         return module(*inputs)
 
-    return run
+    return run, layer.__name__.lower()
 
 
-def _function(function: Callable, *names: str) -> Callable:
+def _function(function: Callable, *names: str) -> tuple[Callable, str]:
     """The same of a function, which has no parameters; the arguments of the module are its options, of these names."""
 
     def run(options, parameters, *inputs):
         args, kwargs = options
         return function(*inputs, **dict(zip(names, args, strict=True)), **kwargs)
 
-    return run
+    return run, function.__name__
 
 
 OURS = {
-    "nn.Embedding": (_layer(nn.Embedding), "embedding"),
-    "nn.LayerNorm": (_layer(nn.LayerNorm), "layernorm"),
-    "nn.Linear": (_layer(nn.Linear), "linear"),
-    "nn.RMSNorm": (_layer(nn.RMSNorm), "rmsnorm"),
-    "nn.GELU": (_layer(nn.GELU), "gelu"),
-    "nn.LogSigmoid": (_function(F.logsigmoid), "logsigmoid"),
-    "nn.LogSoftmax": (_function(F.log_softmax, "dim"), "log_softmax"),
-    "nn.ReLU": (_function(F.relu), "relu"),
-    "nn.Sigmoid": (_function(F.sigmoid), "sigmoid"),
-    "nn.SiLU": (_function(F.silu), "silu"),
-    "nn.Softmax": (_function(F.softmax, "dim"), "softmax"),
-    "nn.Tanh": (_function(F.tanh), "tanh"),
-    "nn.BCEWithLogitsLoss": (_function(F.binary_cross_entropy_with_logits), "binary_cross_entropy_with_logits"),
-    "nn.CrossEntropyLoss": (_function(F.cross_entropy), "cross_entropy"),
-    "nn.KLDivLoss": (_function(F.kl_div), "kl_div"),
-    "nn.MSELoss": (_function(F.mse_loss), "mse_loss"),
-    "nn.NLLLoss": (_function(F.nll_loss), "nll_loss"),
+    "nn.Embedding": _layer(nn.Embedding),
+    "nn.LayerNorm": _layer(nn.LayerNorm),
+    "nn.Linear": _layer(nn.Linear),
+    "nn.RMSNorm": _layer(nn.RMSNorm),
+    "nn.GELU": _layer(nn.GELU),
+    "nn.LogSigmoid": _function(F.logsigmoid),
+    "nn.LogSoftmax": _function(F.log_softmax, "dim"),
+    "nn.ReLU": _function(F.relu),
+    "nn.Sigmoid": _function(F.sigmoid),
+    "nn.SiLU": _function(F.silu),
+    "nn.Softmax": _function(F.softmax, "dim"),
+    "nn.Tanh": _function(F.tanh),
+    "nn.BCEWithLogitsLoss": _function(F.binary_cross_entropy_with_logits),
+    "nn.CrossEntropyLoss": _function(F.cross_entropy),
+    "nn.KLDivLoss": _function(F.kl_div),
+    "nn.MSELoss": _function(F.mse_loss),
+    "nn.NLLLoss": _function(F.nll_loss),
 }
 """By PyTorch's name: ours, and its page in `ops`."""
 

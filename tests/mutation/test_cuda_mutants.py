@@ -6,12 +6,10 @@ import signal
 import numpy as np
 import pytest
 
-tree_sitter_cuda = pytest.importorskip("tree_sitter_cuda")
-
-from tinygrad_llm.kernels.cuda.emulator import build  # noqa: E402
-from tinygrad_llm.kernels.cuda.launch import FOLDER  # noqa: E402
-from tinygrad_llm.mutation import argued, emulated  # noqa: E402
-from tinygrad_llm.mutation.cuda import VARIABLE, change, edits, schema  # noqa: E402
+from tinygrad_llm.kernels.cuda.emulator import build
+from tinygrad_llm.kernels.cuda.launch import FOLDER
+from tinygrad_llm.mutation import argued, emulated
+from tinygrad_llm.mutation.cuda import VARIABLE, change, edits, schema
 
 SOURCE = """// y = 2 x + 1, of n numbers
 constexpr int TWO = 2;
@@ -69,9 +67,10 @@ def test_what_must_be_known_to_the_compiler_is_apart():
     assert [edit.new for edit in edits(SOURCE) if edit.apart] == ["2 + 1", "2 - 1"]
 
 
-def test_a_mutant_may_crash_and_never_end():
+def test_a_mutant_may_crash_and_never_end_and_say_much():
     assert emulated.outcome(lambda: os.kill(os.getpid(), signal.SIGKILL), 10) == "a crash"
     assert emulated.outcome(lambda: exec("while True: pass"), 0.5) == "the clock"
+    assert emulated.outcome(lambda: "error\n" * 10**5, 5) == "error\n" * 10**5
 
 
 def test_every_mutant_of_a_small_kernel_is_seen():

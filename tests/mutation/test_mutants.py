@@ -126,10 +126,17 @@ def test_the_command_counts_and_records(monkeypatch, tmp_path, capsys):
     (tmp_path / "README.md").touch()
     assert main(["mutate", "relu", "exp", "--record"]) == 0
     assert "relu" in capsys.readouterr().out
-    tally = mutation.tally("relu", "numpy")
+    tally = mutation.recorded()["relu", "numpy"]
     assert tally.made == tally.killed > 5
-    assert mutation.tally("gelu", "numpy") is None
+    assert ("gelu", "numpy") not in mutation.recorded()
+
+
+def test_what_is_not_there_is_said_in_a_line(monkeypatch, tmp_path, capsys):
     assert main(["mutate", "nothing"]) == 2
+    assert "no file of numpy is called nothing; there are abs, add" in capsys.readouterr().err
+    monkeypatch.setattr(ledger, "LEDGER", tmp_path / "docs" / "ledger.csv")
+    assert main(["mutate", "exp", "--record"]) == 2
+    assert "kept in a checkout" in capsys.readouterr().err
 
 
 def test_a_survivor_is_printed_and_fails(monkeypatch, capsys):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from tinygrad_llm import ledger_page, mutation
+from tinygrad_llm import ledger, ledger_page, mutation
 from tinygrad_llm.cli.parsing import Parser
 from tinygrad_llm.cli.progress import progress
 from tinygrad_llm.errors import UserError
@@ -22,7 +22,7 @@ a case is missing. Numba's kernels are interpreted, CUDA's run on the emulator. 
 examples:
   tinygrad-llm mutate                                  every page, two minutes
   tinygrad-llm mutate layernorm attention --survivors
-  tinygrad-llm mutate layernorm --kernels numpy,numba
+  tinygrad-llm mutate gelu --kernels numpy,numba,cuda
 """
 
 
@@ -46,9 +46,13 @@ def run(argv: list[str]) -> int:
     settings = parser.settings(argv)
     names, survivors, as_json, record = (settings.pop(name) for name in ("names", "survivors", "json", "record"))
     c = Mutation(**settings)
-    wanted = [(n, s) for s in c.kernels.split(",") for n in mutation.names(s) if not names or n in names]
-    if unknown := set(names) - {name for name, _ in wanted}:
-        raise UserError(f"{c.kernels} have no file called {', '.join(sorted(unknown))}")
+    files = [(file, kernel_set) for kernel_set in c.kernels.split(",") for file in mutation.names(kernel_set)]
+    wanted = [(file, kernel_set) for file, kernel_set in files if not names or {file, stem(file)} & {*names}]
+    if unknown := {*names} - {name for file, _ in wanted for name in (file, stem(file))}:
+        there = ", ".join(dict.fromkeys(file for file, _ in files))
+        raise UserError(f"no file of {c.kernels} is called {', '.join(sorted(unknown))}; there are {there}")
+    if record:
+        ledger.read()  # outside a checkout there is none: an error before the work, not after it
     tallies = []
     for name, kernel_set in progress(wanted, "judging mutants"):
         verdicts = Counter()
@@ -67,6 +71,11 @@ def run(argv: list[str]) -> int:
         mutation.record(tallies)
         ledger_page.publish()
     return int(any(row.survived for row in tallies))
+
+
+def stem(file: str) -> str:
+    """The operation that a file is named after: "gelu" of the page and of gelu.cu."""
+    return file.partition(".")[0]
 
 
 def table(tallies: list[Tally]) -> Table:

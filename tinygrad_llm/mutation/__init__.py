@@ -107,13 +107,8 @@ def argued() -> dict[tuple[str, str], str]:
     return found
 
 
-def tally(name: str, kernel_set: str) -> Tally | None:
-    """What the last recorded run found, None if it did not have this file."""
-    return recorded().get((name, kernel_set))
-
-
 def recorded() -> dict[tuple[str, str], Tally]:
-    """All of docs/mutants.csv, by file and kernel set."""
+    """All of docs/mutants.csv, by file and kernel set; nothing without a checkout."""
     if not RECORD.is_file():
         return {}
     rows = csv.reader(RECORD.read_text().splitlines()[1:])

@@ -26,6 +26,7 @@ from tinygrad_llm.kernels.cuda.emulator.library import ORDERS
 from tinygrad_llm.kernels.cuda.launch import FOLDER, QUOTED_INCLUDE, instead, options, source
 from tinygrad_llm.mutation.changes import Change
 from tinygrad_llm.mutation.cuda import VARIABLE, Edit, change, edits, schema
+from tinygrad_llm.mutation.host import quiet
 from tinygrad_llm.verification import Run, contiguous, judge, operations, oracles, rounded, run, run_oracle, with_gaps
 
 TESTS = FOLDER.parents[1] / "tests" / "kernels"  # in a checkout
@@ -80,7 +81,7 @@ def difference(names: list[str], dtype: str) -> str:
     "" if none does. A sanitizer sees what is wrong in any order.
     """
     hows = [(layout, threads) for threads in ORDERS for layout in (contiguous, with_gaps)]
-    with kernels.use("cuda"), emulated():
+    with kernels.use("cuda"), emulated(), quiet():
         for layout, threads in hows[:1] if "TINYGRAD_LLM_SANITIZER" in os.environ else hows:
             for name in names:
                 for each in expected(name, dtype):
@@ -168,7 +169,7 @@ def verdicts(file: str, found: list[Edit], dtype: str, check: Callable[[], str])
         for _ in range(2):  # at first all is compiled
             begin = time.perf_counter()
             if fault := outcome(check, 1200):
-                raise RuntimeError(f"{file} itself is wrong: {fault}")
+                raise UserError(f"{file} itself is wrong: {fault}")
         limit = 2 + 5 * (time.perf_counter() - begin)
         for number, edit in enumerate(together):
             os.environ[VARIABLE] = str(number)
@@ -192,14 +193,17 @@ def outcome(check: Callable[[], str], limit: float) -> str:
     process = fork.Process(target=work)
     process.start()
     sender.close()
-    process.join(limit)
+    said = "a crash"
+    with contextlib.suppress(EOFError):  # of a process that ends without a word
+        said = receiver.recv() if receiver.poll(limit) else "the clock"
+    process.join(0 if said == "the clock" else limit)
     if process.is_alive():
         process.kill()
         process.join()
         return "the clock"
     if reported(process.pid):
         return f"the {os.environ['TINYGRAD_LLM_SANITIZER']} sanitizer"
-    return "a crash" if process.exitcode else receiver.recv()
+    return "a crash" if process.exitcode else said
 
 
 def reported(pid: int) -> bool:

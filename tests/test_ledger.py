@@ -77,12 +77,14 @@ def test_ratios():
 
 def test_what_is_recorded_is_checked(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ledger, "LEDGER", tmp_path / "docs" / "ledger.csv")
-    ledger.LEDGER.parent.mkdir()
     readme = tmp_path / "README.md"
     readme.write_text(f"Before\n{ledger_page.BEGIN}\nnothing\n{ledger_page.END}\nafter\n")
     arguments = ["verify", "exp", "--kernels", "numpy", "--seeds", "2"]
     assert main([*arguments, "--check"]) == 2
     assert "there is no ledger" in capsys.readouterr().err
+    assert main([*arguments, "--record"]) == 2
+    assert "it is kept in a checkout of the source" in capsys.readouterr().err
+    ledger.LEDGER.parent.mkdir()
     assert main([*arguments, "--record"]) == 0
     assert main([*arguments, "--check"]) == 0
     rows = list(ledger.read().values())

@@ -134,12 +134,17 @@ def write(rows: Iterable[Row]) -> None:
     write_atomic(LEDGER, text.getvalue())
 
 
+def recordable(kernel_sets: Iterable[str]) -> None:
+    """Raises UserError where rows of these kernel sets cannot be recorded: of a user's own, and in no checkout."""
+    if foreign := set(kernel_sets) - {"numpy", *kernels.builtin_sets()}:
+        raise UserError(f"the ledger is of the built-in kernel sets, not of {', '.join(sorted(foreign))}")
+    if not LEDGER.parent.is_dir():
+        raise UserError(f"there is no folder {LEDGER.parent} for the ledger: it is kept in a checkout of the source")
+
+
 def record(rows: Iterable[Row]) -> None:
     """Put these rows into the ledger, in place of those of the same, and drop what their suites have no longer."""
     rows = list(rows)
-    foreign = {row.kernels for row in rows} - {"numpy", *kernels.builtin_sets()}
-    if foreign:
-        raise UserError(f"the ledger is of the built-in kernel sets, not of {', '.join(sorted(foreign))}")
     there_are = {(name, *pair) for name in {row.suite for row in rows} for pair in suite(name).pairs()}
     kept = read() if LEDGER.exists() else {}
     kept = {key: row for key, row in kept.items() if key in there_are or key[0] not in {row.suite for row in rows}}

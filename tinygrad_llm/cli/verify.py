@@ -65,6 +65,8 @@ def run(argv: list[str]) -> int:
     if not wanted:
         raise UserError(f"{c.suite} has nothing to compare of {' '.join(names) or c.kernels}")
     recorded = ledger.read() if check else {}
+    if record:
+        ledger.recordable(kernel_sets)
     comparisons, rows = [], []
     for suite, pair in progress(wanted, "comparing"):
         seeded = {"seeds": range(c.seeds)} if suite == "oracle" else {}

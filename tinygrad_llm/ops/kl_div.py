@@ -22,14 +22,14 @@ def kl_div_forward(x, target, reduction="mean", log_target=False):
     return y, x, target, reduction, log_target
 
 
-def kl_div_backward(dy, x, target, reduction, log_target):
+def kl_div_backward(dy, x, target, reduction, log_target, needs):
     dloss = dy / rows(x) if reduction == "batchmean" else reduce_backward(dy, x.size, reduction)
     if log_target:
         t = np.exp(target)
         dtarget = dloss * t * (target - x + 1)
     else:
         t = target
-        dtarget = dloss * (np.log(target) - x + 1)
+        dtarget = dloss * (np.log(target) - x + 1) if needs[1] else None  # infinite at t = 0
     return -t * dloss, dtarget
 
 

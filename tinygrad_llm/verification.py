@@ -63,6 +63,9 @@ class Comparison:
         pairs = {name: (np.add(self.errors[name], u), np.add(self.theirs[name], u)) for name in self.theirs}
         return {name: float(np.exp(np.log(ours / theirs).mean())) for name, (ours, theirs) in pairs.items()}
 
+    def leave_out(self, why: str) -> None:
+        self.left_out[why] = self.left_out.get(why, 0) + 1
+
     def add(self, found: "Run") -> None:
         """Judge one run, and keep its errors and what is wrong."""
         label = f"case {found.case} ({describe(found.inputs, found.options)}), seed {found.seed}, {found.layout}"

@@ -149,7 +149,7 @@ def compare_errors(name: str) -> Comparison:
             if isinstance(found, CLEAR):
                 comparison.cases += 1
             elif reason := find([*LEFT_OUT, *LENIENT], name, call):
-                comparison.left_out[reason.why] = comparison.left_out.get(reason.why, 0) + 1
+                comparison.leave_out(reason.why)
             else:
                 comparison.failures.append(f"case {number}: {found!r} where PyTorch says: {words}")
     return comparison

@@ -83,7 +83,7 @@ def compare_samples(comparison: Comparison, samples: Iterable, reasons: list[Rea
             reason = find(reasons, comparison.operation, call)
             found = [attempt(call, ours, constants, layout) for layout in (contiguous, with_gaps)]
             if reason:
-                comparison.left_out[reason.why] = comparison.left_out.get(reason.why, 0) + 1
+                comparison.leave_out(reason.why)
                 if not all(isinstance(result, CLEAR if reason.refused else dict) for result in found):
                     what = f"{found[0]!r}" if isinstance(found[0], Exception) else "no error"
                     comparison.failures.append(f"case {number}: {what} where the reason is: {reason.why}")

@@ -139,6 +139,14 @@ def test_what_is_not_there_is_said_in_a_line(monkeypatch, tmp_path, capsys):
     assert "kept in a checkout" in capsys.readouterr().err
 
 
+def test_a_file_that_is_wrong_itself_has_no_mutants(monkeypatch, tmp_path, capsys):
+    wrong = tmp_path / "exp.py"
+    wrong.write_text(host.path("numpy", "exp").read_text().replace("dy * y", "dy / y"))
+    monkeypatch.setattr(host, "path", lambda kernel_set, name: wrong)
+    assert main(["mutate", "exp"]) == 2
+    assert f"{wrong} itself is killed by exp, case 0" in capsys.readouterr().err
+
+
 def test_a_survivor_is_printed_and_fails(monkeypatch, capsys):
     mutant = Mutant("numpy", Path("ops/exp.py"), 12, "y = «x → -x»", "")
     monkeypatch.setattr(mutation, "judged", lambda name, kernel_set: [(mutant, "survived")])

@@ -70,12 +70,15 @@ def verdict(mutant: Mutant) -> str:
 
 
 def judged(name: str, kernel_set: str) -> Iterator[tuple[Mutant, str]]:
-    """Every mutant of a file with its verdict."""
+    """Every mutant of a file with its verdict. Raises UserError for a file that is wrong itself."""
     if kernel_set == "cuda":
         for change, found in _cuda().judged(name):
             mutant = Mutant(kernel_set, _cuda().FOLDER / name, *change)
             yield mutant, explained(mutant, found)
     else:
+        file = host.path(kernel_set, name)
+        if (found := host.verdict(kernel_set, file, file.read_text())) != "survived":
+            raise UserError(f"{file} itself is {found}")
         yield from ((mutant, verdict(mutant)) for mutant in mutants(name, kernel_set))
 
 

@@ -22,6 +22,7 @@ from tinygrad_llm.devices import emulated
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.kernels.cuda.emulator import KernelError, build, order, sanitize
 from tinygrad_llm.kernels.cuda.emulator.build import CompileError
+from tinygrad_llm.kernels.cuda.emulator.build import check as check_compiler
 from tinygrad_llm.kernels.cuda.emulator.library import ORDERS
 from tinygrad_llm.kernels.cuda.launch import FOLDER, QUOTED_INCLUDE, instead, options, source
 from tinygrad_llm.mutation.changes import Change
@@ -52,7 +53,11 @@ def names() -> list[str]:
 
 
 def judged(file: str) -> Iterator[tuple[Change, str]]:
-    """Each mutant of a file with what it is killed by, as "killed by …", or "survived"."""
+    """Each mutant of a file with what it is killed by, as "killed by …", or "survived".
+
+    Raises UserError without a compiler, and for a file that is wrong itself.
+    """
+    check_compiler()
     text = (FOLDER / file).read_text()
     left = edits(text)
     dtypes, using = DTYPES.get(file, ALL_DTYPES), users()[file]

@@ -28,7 +28,7 @@ def cross_entropy_forward(logits, targets, weight=None, ignore_index=-100, reduc
     loss, *softmax = row_losses(x, targets, counts, label_smoothing)
     divisor = int(counts.sum()) if reduction == "mean" else 1
     y = loss.sum() / divisor if reduction == "mean" else reduce(loss, reduction)
-    return y, _backward, (x, targets, counts, *softmax, label_smoothing, divisor)
+    return y, _backward, (x, targets, counts, *softmax, label_smoothing, divisor or np.inf)
 
 
 def cross_entropy_backward(dy, backward, saved):

@@ -2,7 +2,7 @@
 
 A mutant is judged in a process of its own, forked when PyTorch's results are known: it may crash or never end. What the
 cases of the operations that use the file do not show in float32, whatever the order of threads, is asked of the 16-bit
-types, then of AddressSanitizer and ThreadSanitizer, and at last of the kernels' tests.
+types, then of the kernels' tests, and at last of AddressSanitizer and ThreadSanitizer.
 """
 
 import contextlib
@@ -43,6 +43,7 @@ TESTED["norms"] |= {"rmsnorm.cu", "rotary.cu", "swiglu.cu"}
 QUICK = "not sanit and not race and not fault and not version and (bfloat16 or not float16) and not one_pass"
 ALL_DTYPES = ("float32", "bfloat16", "float16")
 DTYPES = {"attention.cu": ALL_DTYPES[:1], "attention_mma.cu": ALL_DTYPES[1:], "mma.cuh": ALL_DTYPES[1:]}
+SANITIZERS = "address", "thread"
 REFUSED = "refused"  # by the compiler: no mutant
 SECONDS = 3  # of the processor for a case, and under a sanitizer 20 times as many: it would take a tenth of that
 
@@ -64,9 +65,9 @@ def judged(file: str) -> Iterator[tuple[Change, str]]:
     left = edits(text)
     dtypes, using = DTYPES.get(file, ALL_DTYPES), users()[file]
     stages = [functools.partial(compared, dtype, using) for dtype in dtypes]
-    stages += [functools.partial(sanitized, name, "compared", dtypes[0], using) for name in ("address", "thread")]
-    by_tests = [tested, *(functools.partial(sanitized, name, "tested") for name in ("address", "thread"))]
-    for stage in [*(stages if using else []), *by_tests]:
+    with_sanitizers = [functools.partial(sanitized, name, "compared", dtypes[0], using) for name in SANITIZERS]
+    with_tests = [functools.partial(sanitized, name, "tested") for name in SANITIZERS]
+    for stage in [*stages, tested, *with_sanitizers, *with_tests] if using else [tested, *with_tests]:
         said = stage(file, left) if left else []
         for edit, verdict in zip(left, said, strict=True):
             if verdict and verdict != REFUSED:

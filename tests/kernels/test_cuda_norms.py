@@ -12,7 +12,7 @@ import pytest
 
 from tinygrad_llm import Tensor, kernels, watch
 from tinygrad_llm.devices import cupy, emulated, to_device
-from tinygrad_llm.kernels.cuda import layernorm, rotary
+from tinygrad_llm.kernels.cuda import column_sums, layernorm, rotary
 from tinygrad_llm.kernels.cuda.column_sums import part_count
 from tinygrad_llm.kernels.cuda.emulator import order, sanitize
 from tinygrad_llm.kernels.cuda.launch import FOLDER, instead
@@ -200,12 +200,26 @@ def test_the_same_bits_in_every_order_of_threads(name):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["layernorm", "rmsnorm", "add_layernorm", "add_rmsnorm"])
+@pytest.mark.parametrize("name", ["layernorm", "rmsnorm without weight", "add_layernorm", "add_rmsnorm"])
 def test_rows_longer_than_the_registers_of_a_block(name, dtype, monkeypatch):
+    """The first block of the backward has two rows."""
     monkeypatch.setattr(layernorm, "MOST_THREADS", 32)
+    monkeypatch.setattr(column_sums, "part_count", lambda rows, least: 2)
     for rows, width in [(3, 1400), (2, 1023)]:
         inputs = inputs_of(name, rows, width, dtype)
         assert max(errors(ours(name, inputs, dtype), exact(name, inputs, dtype))) <= LIMITS[dtype], width
+
+
+def test_a_row_for_as_many_threads_as_a_block_may_have():
+    inputs = inputs_of("layernorm", 1, layernorm.MOST_THREADS * layernorm.NUMBERS, "float32")
+    assert max(errors(ours("layernorm", inputs, "float32"), exact("layernorm", inputs, "float32"))) <= LIMITS["float32"]
+
+
+def test_a_norm_after_a_residual_is_that_of_the_sum_as_it_is_stored():
+    inputs = inputs_of("add_layernorm", 5, 33, "bfloat16")[:4]
+    x, residual, weight, bias = (cupy().asarray(each.astype(DTYPES["bfloat16"])) for each in inputs)
+    z, y, *_ = layernorm.add_layernorm_forward(x, residual, weight, bias)
+    np.testing.assert_array_equal(y.get(), layernorm.layernorm_forward(z, weight, bias)[0].get())
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -23,6 +23,7 @@ Functions = tuple[Callable[..., float], Callable[..., float]]
 
 def ours(settings: dict, weights: Mapping[str, np.ndarray], kernel_set: str | None = None) -> Functions:
     from tinygrad_llm import kernels, no_grad
+    from tinygrad_llm.capture import Captured
     from tinygrad_llm.memory import keep_freed_memory
     from tinygrad_llm.models import GPT, GPTConfig
     from tinygrad_llm.optim import AdamW, decay_groups
@@ -37,14 +38,15 @@ def ours(settings: dict, weights: Mapping[str, np.ndarray], kernel_set: str | No
         parameter.data[...] = weights[name]
     optimizer = AdamW(decay_groups(model.parameters(), settings["weight_decay"]), betas=settings["betas"])
 
+    captured = Captured(model.loss, model.parameters())
+
     def step(ids: np.ndarray, targets: np.ndarray, lr: float) -> float:
         optimizer.zero_grad()
-        loss = model.loss(ids, targets)
-        loss.backward()
+        loss = captured(ids, targets)
         _, scale = optimizer.clip_grad_norm(settings["grad_clip"])
         optimizer.lr = lr
         optimizer.step(scale)
-        return loss.item()
+        return loss
 
     @no_grad()
     def evaluate(ids: np.ndarray, targets: np.ndarray) -> float:

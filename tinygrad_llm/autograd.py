@@ -332,6 +332,11 @@ def watch(hook: Callable[[str, str, tuple, tuple, float], None]) -> Iterator[Non
         _watchers.remove(hook)
 
 
+def watching() -> bool:
+    """Whether anybody is shown the operations."""
+    return bool(_watchers)
+
+
 def watched(phase: str, name: str, function: Callable, inputs: list, options: dict) -> tuple:
     """Run the function, showing the watchers if there are any, and return its results as a tuple."""
     start = time.perf_counter() if _watchers else 0.0

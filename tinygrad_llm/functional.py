@@ -11,6 +11,7 @@ from tinygrad_llm.errors import UserError
 from tinygrad_llm.ops import cat, logsigmoid, relu, sigmoid, silu, stack, tanh, where
 from tinygrad_llm.ops.quantized_linear import dequantize
 from tinygrad_llm.quantization import Quantized
+from tinygrad_llm.recording import repeated
 from tinygrad_llm.tensor import Tensor
 
 __all__ = [
@@ -97,10 +98,7 @@ def embedding(input, weight: Tensor | Quantized, padding_idx: int | None = None)
     if ids.dtype.kind not in "iu":
         raise UserError(f"token ids must be integers, not {ids.dtype}")
     if not on_device(ids):
-        outside = (ids < 0) | (ids >= weight.size(0))
-        if outside.any():
-            position = tuple(int(i) for i in np.argwhere(outside)[0])
-            raise UserError(f"token {ids[position]} at {list(position)} is outside the vocabulary of {weight.size(0)}")
+        repeated(_check_ids, ids, weight.size(0))
         ids = to_device(ids, weight.device)
     if isinstance(weight, Quantized):
         return Tensor(dequantize(weight.blocks[ids], weight.type))
@@ -310,8 +308,20 @@ def _classes(target: np.ndarray, classes: int, ignore_index: int, device: str) -
         raise UserError(f"class targets must be integers, not {target.dtype}")
     if on_device(target):
         return target
+    repeated(_check_classes, target, classes, ignore_index)
+    return to_device(target, device)
+
+
+def _check_ids(ids: np.ndarray, count: int) -> None:
+    if ids.size and not 0 <= ids.min() <= ids.max() < count:
+        position = tuple(int(i) for i in np.argwhere((ids < 0) | (ids >= count))[0])
+        raise UserError(f"token {ids[position]} at {list(position)} is outside the vocabulary of {count}")
+
+
+def _check_classes(target: np.ndarray, classes: int, ignore_index: int) -> None:
+    if not target.size or 0 <= target.min() <= target.max() < classes:
+        return
     outside = ((target < 0) | (target >= classes)) & (target != ignore_index)
     if outside.any():
         position = int(np.argmax(outside))
         raise UserError(f"target {target[position]} at position {position} is outside the {classes} classes")
-    return to_device(target, device)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from tinygrad_llm.devices import on_device
+from tinygrad_llm.recording import PAGE, address, assign, recording, repeated
 
-PAGE = 4096  # bytes
 LARGE_PAGES = 2**30  # bytes of addresses, not of memory
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3), in glibc
 
@@ -25,17 +25,19 @@ def empty(shape: tuple[int, ...], dtype, like=None) -> np.ndarray:
     """
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
+    if (made := recording()) and not (made.too_large or on_device(like)):
+        return made.arena.empty(shape, dtype)
     if size < 4 * PAGE or on_device(like):
         return np.empty(shape, dtype, like=like)
     memory = np.empty(size + PAGE, np.uint8)
-    start = -memory.__array_interface__["data"][0] % PAGE
+    start = -address(memory) % PAGE
     return np.ndarray(shape, dtype, memory, start)
 
 
 def zeros(shape: tuple[int, ...], dtype, like=None) -> np.ndarray:
     """As numpy.zeros, where `empty` would put it."""
     array = empty(shape, dtype, like)
-    array[...] = 0
+    repeated(assign, array, 0)
     return array
 
 

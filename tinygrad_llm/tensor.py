@@ -8,6 +8,7 @@ import operator
 import numpy as np
 
 from tinygrad_llm.devices import device_of, on_device
+from tinygrad_llm.recording import assign, repeated
 
 
 def floating(dtype: np.dtype) -> bool:
@@ -129,9 +130,9 @@ class Tensor:
         if gradient is self.grad_buffer:  # a backward has written it there, or added it
             self.grad = gradient
         elif self.grad is not None:
-            self.grad += gradient
+            repeated(np.add, self.grad, gradient, self.grad)
         elif self.grad_buffer is not None:
-            self.grad_buffer[...] = gradient
+            repeated(assign, self.grad_buffer, gradient)
             self.grad = self.grad_buffer
         else:
             self.grad = gradient if give else gradient.copy()  # others of this walk may share the array

@@ -19,6 +19,7 @@ Masks other than the causal one take the page's own functions.
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -81,6 +82,12 @@ def strides_of(x) -> tuple[int, int, int]:
     return heads * rows * size, rows * size, size
 
 
+@lru_cache(maxsize=64)
+def numbers(nested: tuple) -> np.ndarray:
+    """Whole numbers as an array, which nobody writes to."""
+    return np.array(nested)
+
+
 class Settings:
     """What forward and backward have in common. `shape` is (B, H, H_kv, T, S, D)."""
 
@@ -92,7 +99,7 @@ class Settings:
 
     def forward(self, q, k, v, y, strides) -> np.ndarray:
         """Fill y and return lse (B, H, T). The arrays are flat, `strides` those of q's, k's and y's (B, H, T)."""
-        lse = np.empty((self.shape[0], self.shape[1], self.shape[3]), self.dtype)
+        lse = empty((self.shape[0], self.shape[1], self.shape[3]), self.dtype)
         _forward(q, k, v, y, lse, *self._arguments(strides))
         return lse
 
@@ -105,8 +112,8 @@ class Settings:
         width, length = (-(-n // wide) * wide for n in (self.shape[5], self.shape[4]))
         strips = 2 * BLOCK * (width + length + wide) + (ROWS + 1) * (width + length + wide)
         size = 3 * length * width + 2 * (length + ROWS) * width + strips + 4 * wide
-        shape, strides = np.array(self.shape), np.array(strides)
-        return self.keep, shape, strides, self.scale, self.factor, self.is_causal, scratch(size, self.dtype)
+        sizes = numbers(self.shape), numbers(strides)
+        return self.keep, *sizes, self.scale, self.factor, self.is_causal, scratch(size, self.dtype)
 
 
 @helper

@@ -5,6 +5,7 @@ and only those that are used; Numba keeps the machine code in `__pycache__` besi
 The threads are Numba's: as many as `NUMBA_NUM_THREADS` or `numba.set_num_threads` say.
 """
 
+import functools
 import math
 import zlib
 from pathlib import Path
@@ -31,10 +32,21 @@ BIAS = np.int32(127)  # of a float32's exponent, which stands above its 23 bits 
 TAYLOR = tuple(np.float32(1 / math.factorial(k)) for k in range(8))
 
 
-def helper(function):
+def helper(function, fastmath=FASTMATH):
     """Compile a function that leaves call: of the same file, or of those in SHARED, whose changes they see."""
     wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # for callers outside, which it has none of
-    return numba.njit(nogil=True, error_model="numpy", fastmath=FASTMATH, **wrappers)(function)
+    return numba.njit(nogil=True, error_model="numpy", fastmath=fastmath, **wrappers)(function)
+
+
+def ordered(function):
+    """A `helper` that computes in the order in which it is written: another would cost it digits."""
+    return helper(function, {"contract"})
+
+
+@functools.lru_cache(maxsize=64)
+def constant(size: int, value: float, dtype: np.dtype) -> np.ndarray:
+    """(size,): one number again and again, for a leaf that wants an array; nobody writes to it."""
+    return np.full(size, value, dtype)
 
 
 @helper

@@ -3,75 +3,109 @@
 NumPy's page makes several arrays as large as the logits. Here the forward passes twice over a row, which stays in the
 cache, and keeps two numbers of it: the highest, and total = sum_c e^{x_c - highest}. (Their one-number form, the
 logarithm of the sum of exponentials, would cost float32 its last digits where logits are large.) The backward makes
-the probabilities again, p = e^{x - highest} / total, straight into the gradient. What concerns the targets alone, N
-numbers of N C, is left to NumPy, which also checks that they are classes. For a class as target, with s the share of
-label smoothing,
+the probabilities again, p = e^{x - highest} / total, straight into the gradient. For a class as target, with s the
+share of label smoothing,
 
     loss = log(total) + highest - (1 - s) x_t - s mean(x),  dx = dloss (p - s / C - (1 - s) onehot(t)).
 
 Class weights and targets that are distributions take the page's own functions: they are rare, and need a (N, C) array.
 """
 
+import math
+
 import numpy as np
 
-from tinygrad_llm.kernels.numba.common import exp, largest
+from tinygrad_llm.kernels.numba.common import exp, largest, ordered
 from tinygrad_llm.kernels.numba.threads import leaf
+from tinygrad_llm.memory import empty
 from tinygrad_llm.ops import cross_entropy as page
 from tinygrad_llm.ops.reduction import reduce
+from tinygrad_llm.recording import decided, repeated
 
 
 def cross_entropy_forward(logits, targets, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
     if weight is not None or targets.dtype.kind == "f":
         y, *saved = page.forward(logits, targets, weight, ignore_index, reduction, label_smoothing)
         return y, page.backward, saved
-    x, counts = np.ascontiguousarray(logits), targets != ignore_index
-    loss, *softmax = row_losses(x, targets, counts, label_smoothing)
-    divisor = int(counts.sum()) if reduction == "mean" else 1
-    y = loss.sum() / divisor if reduction == "mean" else reduce(loss, reduction)
-    return y, _backward, (x, targets, counts, *softmax, label_smoothing, divisor or np.inf)
+    x = np.ascontiguousarray(logits)
+    loss, *softmax = row_losses(x, targets, ignore_index, label_smoothing)
+    divisor = decided(count, targets, ignore_index) if reduction == "mean" else 1
+    y = total_loss(loss, divisor) if reduction in ("mean", "sum") else reduce(loss, reduction)
+    return y, _backward, (x, targets, ignore_index, *softmax, label_smoothing, divisor or np.inf)
 
 
 def cross_entropy_backward(dy, backward, saved):
     return backward(dy, *saved)
 
 
-def _backward(dy, x, targets, counts, highest, total, label_smoothing, divisor):
-    dx = np.empty_like(x)
-    row_gradients(dy / divisor, x, targets, counts, highest, total, label_smoothing, dx)
+def _backward(dy, x, targets, ignore_index, highest, total, label_smoothing, divisor):
+    dx, dloss = empty(x.shape, x.dtype), empty(x.shape[:1], x.dtype)
+    repeated(np.divide, dy, divisor, dloss)
+    row_gradients(dloss, x, targets, ignore_index, highest, total, label_smoothing, dx)
     return dx
 
 
-def row_losses(x, targets, counts, label_smoothing):
-    """Each row's loss, 0 where `counts` is false, its highest logit, and total."""
-    highest, total = np.empty((2, len(x)), x.dtype)
-    _exponentials(x, highest, total)
-    log_total = np.log(total)
-    loss = log_total - (x[np.arange(len(x)), np.where(counts, targets, 0)] - highest)
-    if label_smoothing:
-        loss = (1 - label_smoothing) * loss + label_smoothing * (log_total - (x.mean(axis=-1) - highest))
-    return np.where(counts, loss, 0), highest, total
+def count(targets, ignore_index) -> int:
+    """How many rows count."""
+    return int((targets != ignore_index).sum())
 
 
-def row_gradients(dloss, x, targets, counts, highest, total, label_smoothing, dx) -> None:
+def total_loss(loss, divisor) -> np.ndarray:
+    """The sum of all rows' losses, divided by how many count."""
+    y = empty((), loss.dtype)
+    repeated(_add_up, loss, divisor, y)
+    return y
+
+
+def _add_up(loss, divisor, y) -> None:
+    y[...] = loss.sum() / divisor
+
+
+def row_losses(x, targets, ignore_index, label_smoothing):
+    """Each row's loss, 0 where it does not count, its highest logit, and total."""
+    loss, highest, total = empty((3, len(x)), x.dtype)
+    _losses(x, np.ascontiguousarray(targets), ignore_index, x.dtype.type(label_smoothing), loss, highest, total)
+    return loss, highest, total
+
+
+def row_gradients(dloss, x, targets, ignore_index, highest, total, label_smoothing, dx) -> None:
     """Write into dx, which may be x itself, the gradient with respect to x, given that of the rows' losses."""
-    dloss = np.where(counts, dloss, 0).astype(x.dtype)
-    _softmax_minus(x, highest, total, dloss, x.dtype.type(label_smoothing / x.shape[1]), dx)
-    dx[np.arange(len(x)), np.where(counts, targets, 0)] -= (1 - label_smoothing) * dloss
+    targets, smoothing = np.ascontiguousarray(targets), x.dtype.type(label_smoothing)
+    _softmax_minus(x, targets, ignore_index, smoothing, highest, total, dloss, dx)
+
+
+@ordered
+def less(log_total, x, highest):
+    """log_total - (x - highest), the difference of two large numbers first."""
+    return log_total - (x - highest)
 
 
 @leaf
-def _exponentials(part, parts, x, highest, total):
+def _losses(part, parts, x, targets, ignore_index, smoothing, loss, highest, total):
+    zero, one, size = x.dtype.type(0), x.dtype.type(1), x.dtype.type(x.shape[1])
     for i in range(len(x) * part // parts, len(x) * (part + 1) // parts):
-        row, row_highest, row_total = x[i], largest(x[i]), x.dtype.type(0)
+        row, row_highest, row_total, target = x[i], largest(x[i]), zero, targets[i]
         for c in range(row.size):
             row_total += exp(row[c] - row_highest)
-        highest[i], total[i] = row_highest, row_total
+        highest[i], total[i], loss[i] = row_highest, row_total, zero
+        if target != ignore_index:
+            log_total = np.log(row_total)
+            loss[i] = less(log_total, row[target], row_highest) if 0 <= target < row.size else x.dtype.type(math.nan)
+            if smoothing > zero:
+                added = zero
+                for c in range(row.size):
+                    added += row[c] - row_highest
+                loss[i] = (one - smoothing) * loss[i] + smoothing * (log_total - added / size)
 
 
 @leaf
-def _softmax_minus(part, parts, x, highest, total, dloss, shift, dx):
-    one = x.dtype.type(1)
+def _softmax_minus(part, parts, x, targets, ignore_index, smoothing, highest, total, dloss, dx):
+    zero, one = x.dtype.type(0), x.dtype.type(1)
+    shift = smoothing / x.dtype.type(x.shape[1])
     for i in range(len(x) * part // parts, len(x) * (part + 1) // parts):
-        row, out, row_highest, share, factor = x[i], dx[i], highest[i], one / total[i], dloss[i]
+        row, out, row_highest, share, target = x[i], dx[i], highest[i], one / total[i], targets[i]
+        factor = dloss[i] if target != ignore_index else zero
         for c in range(row.size):
             out[c] = factor * (exp(row[c] - row_highest) * share - shift)
+        if target != ignore_index and 0 <= target < row.size:
+            out[target] -= (one - smoothing) * factor

@@ -13,9 +13,10 @@ import numpy as np
 from tinygrad_llm.kernels.numba.common import exp, helper
 from tinygrad_llm.kernels.numba.gelu import activate
 from tinygrad_llm.kernels.numba.matvec import dot
+from tinygrad_llm.kernels.numba.program import Program
 from tinygrad_llm.kernels.numba.quants import dot_row
 from tinygrad_llm.kernels.numba.simd import fma, load_first, spread, store_first
-from tinygrad_llm.kernels.numba.threads import Program, leaf, scratch
+from tinygrad_llm.kernels.numba.threads import leaf, scratch
 from tinygrad_llm.kernels.numba.vectors import lanes
 from tinygrad_llm.memory import empty
 

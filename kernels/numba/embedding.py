@@ -11,8 +11,14 @@ were that another thread's to write, each token would cost microseconds.
 import numpy as np
 
 from tinygrad_llm.kernels.numba.threads import leaf
-from tinygrad_llm.memory import zeros
-from tinygrad_llm.ops.embedding import embedding_forward as embedding_forward
+from tinygrad_llm.memory import empty, zeros
+from tinygrad_llm.recording import assign, repeated
+
+
+def embedding_forward(weight, ids, padding_idx=None):
+    y = empty((*ids.shape, weight.shape[1]), weight.dtype)
+    repeated(_copy_rows, weight, ids, y)
+    return y, ids, weight.shape, padding_idx
 
 
 def embedding_backward(dy, ids, shape, padding_idx, out):
@@ -20,13 +26,23 @@ def embedding_backward(dy, ids, shape, padding_idx, out):
     if dweight is None:
         dweight = zeros(shape, dy.dtype)
     elif not add:
-        dweight[...] = 0
+        repeated(assign, dweight, 0)
     rows = np.ascontiguousarray(dy).reshape(-1, shape[1])  # (tokens, C)
-    order = np.argsort(ids, axis=None, kind="stable")
-    _add_rows(rows, order, ids.reshape(-1)[order].astype(np.int64), dweight)
+    order, in_order = empty((2, ids.size), np.dtype(np.int64))
+    repeated(_sort, ids, order, in_order)
+    _add_rows(rows, order, in_order, dweight)
     if padding_idx is not None:
-        dweight[padding_idx] = 0
+        repeated(assign, dweight[padding_idx], 0)
     return dweight
+
+
+def _copy_rows(weight, ids, y) -> None:
+    y[...] = weight[ids]
+
+
+def _sort(ids, order, in_order) -> None:
+    order[:] = np.argsort(ids, axis=None, kind="stable")
+    in_order[:] = ids.reshape(-1)[order]
 
 
 @leaf

@@ -14,8 +14,9 @@ and these are added in order, so the bits depend on the number of threads alone,
 
 import numpy as np
 
+from tinygrad_llm.kernels.numba.common import constant
 from tinygrad_llm.kernels.numba.simd import load, spread, store, total
-from tinygrad_llm.kernels.numba.threads import leaf, sums
+from tinygrad_llm.kernels.numba.threads import leaf, sums, total_of
 from tinygrad_llm.kernels.numba.vectors import lanes
 from tinygrad_llm.memory import empty
 
@@ -40,7 +41,7 @@ def normalize(x, residual, weight, bias, eps, centered):
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
     residual = rows[:0] if residual is None else np.ascontiguousarray(residual).reshape(rows.shape)
     z = empty(rows.shape, rows.dtype) if residual.size else rows
-    y, mean, rstd = empty(rows.shape, rows.dtype), np.empty_like(rows[:, 0]), np.empty_like(rows[:, 0])
+    y, mean, rstd = (empty(shape, rows.dtype) for shape in (rows.shape, rows.shape[:1], rows.shape[:1]))
     constants = _or_constant(weight, 1, rows), _or_constant(bias, 0, rows), x.dtype.type(eps)
     _normalize(rows, residual, *constants, z, y, mean, rstd, centered)
     return z.reshape(x.shape), y.reshape(x.shape), z, mean, rstd
@@ -53,11 +54,11 @@ def normalize_backward(dy, rows, weight, mean, rstd, centered, arrived):
     added = sums(2 * width, rows.dtype)
     constants = _or_constant(weight, 1, rows), mean, rstd
     _normalize_backward(rows_dy, rows, *constants, arrived.reshape(-1), dx, added, centered)
-    return dx.reshape(dy.shape), *added.sum(axis=0)[: 2 * width].reshape(2, width)
+    return dx.reshape(dy.shape), *total_of(added, 2 * width).reshape(2, width)
 
 
-def _or_constant(vector, constant, rows):
-    return np.full(rows.shape[1], constant if vector is None else vector, rows.dtype)
+def _or_constant(vector, value, rows):
+    return constant(rows.shape[1], value, rows.dtype) if vector is None else np.ascontiguousarray(vector, rows.dtype)
 
 
 @leaf
@@ -88,6 +89,7 @@ def _normalize_backward(part, parts, dy, x, weight, mean, rstd, arrived, dx, add
     size, zero = x.dtype.type(width), x.dtype.type(0)
     step = lanes(xs)
     whole = width // step * step
+    mine[: 2 * width] = 0
     for i in range(rows * part // parts, rows * (part + 1) // parts):
         center, scale, start = mean[i], rstd[i], i * width
         g_sum = g_xhat_sum = spread(xs, zero)

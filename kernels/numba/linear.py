@@ -9,6 +9,7 @@ import numpy as np
 
 from tinygrad_llm.kernels.numba.matvec import FEW, matvec
 from tinygrad_llm.kernels.numba.product import column_sums, product
+from tinygrad_llm.memory import empty
 
 
 def linear_forward(x, weight, bias=None):
@@ -23,12 +24,14 @@ def linear_forward(x, weight, bias=None):
 def linear_backward(dy, x, weight, has_bias, needs, out):
     rows_dy, rows_x = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
     dx = product(rows_dy, weight).reshape(x.shape) if needs[0] else None
-    return dx, *weight_gradients(rows_dy, rows_x, needs[1], has_bias, out[1])
+    return dx, *weight_gradients(rows_dy, rows_x, needs[1], has_bias, out[1:])
 
 
 def weight_gradients(rows_dy, rows_x, needs_weight, has_bias, out):
-    """dW = dy^T x, and db, the sums of dy's columns, which `product` adds up on the way."""
+    """dW = dy^T x, and db, the sums of dy's columns, which `product` adds up on the way; `out` says where to."""
     if not needs_weight:
         return None, column_sums(rows_dy) if has_bias else None
-    dbias = np.zeros(rows_dy.shape[1], rows_dy.dtype) if has_bias else None
-    return product(rows_dy.T, rows_x, *out, sums=dbias), dbias
+    dbias, add = out[1] if has_bias else (None, False)
+    if has_bias and dbias is None:
+        dbias = empty(rows_dy.shape[1:], rows_dy.dtype)
+    return product(rows_dy.T, rows_x, *out[0], sums=dbias, add_sums=add), dbias

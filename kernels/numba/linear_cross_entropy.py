@@ -11,12 +11,14 @@ until then. A loss for each row (`reduction="none"`) takes the page's own functi
 
 import numpy as np
 
-from tinygrad_llm.kernels.numba.cross_entropy import row_gradients, row_losses
+from tinygrad_llm.kernels.numba.common import constant
+from tinygrad_llm.kernels.numba.cross_entropy import count, row_gradients, row_losses, total_loss
 from tinygrad_llm.kernels.numba.product import product
 from tinygrad_llm.kernels.numba.threads import leaf
 from tinygrad_llm.memory import empty
 from tinygrad_llm.ops import linear_cross_entropy as page
 from tinygrad_llm.ops.linear_cross_entropy import chunks
+from tinygrad_llm.recording import assign, decided, repeated
 
 
 def linear_cross_entropy_forward(
@@ -25,23 +27,23 @@ def linear_cross_entropy_forward(
     if reduction == "none":
         y, *saved = page.forward(h, weight, targets, ignore_index, reduction, label_smoothing)
         return y, page.backward, saved
-    counts = targets != ignore_index
-    divisor = int(counts.sum()) if reduction == "mean" else 1
-    loss, dloss = np.empty_like(h[:, 0]), np.full(len(h), 1 / (divisor or np.inf), h.dtype)
+    divisor = decided(count, targets, ignore_index) if reduction == "mean" else 1
+    loss, dloss = empty(h.shape[:1], h.dtype), constant(len(h), 1 / (divisor or np.inf), h.dtype)
     dh = empty(h.shape, h.dtype) if needs[0] else None
     dweight = empty(weight.shape, weight.dtype) if needs[1] else None
     every = chunks(len(h), len(weight))
     logits = empty((every[0].stop if every else 0, len(weight)), h.dtype)
     for rows in every:
         x = product(h[rows], weight.T, logits[: rows.stop - rows.start])
-        loss[rows], *softmax = row_losses(x, targets[rows], counts[rows], label_smoothing)
+        row_loss, *softmax = row_losses(x, targets[rows], ignore_index, label_smoothing)
+        repeated(assign, loss[rows], row_loss)
         if needs[0] or needs[1]:
-            row_gradients(dloss[rows], x, targets[rows], counts[rows], *softmax, label_smoothing, x)
+            row_gradients(dloss[rows], x, targets[rows], ignore_index, *softmax, label_smoothing, x)
         if needs[0]:
             product(x, weight, dh[rows])
         if needs[1]:
             product(x.T, h[rows], dweight, add=rows.start > 0)
-    return loss.sum() / divisor if reduction == "mean" else loss.sum(), _backward, (dh, dweight)
+    return total_loss(loss, divisor), _backward, (dh, dweight)
 
 
 def linear_cross_entropy_backward(dy, backward, saved, needs, out):

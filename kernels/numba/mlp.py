@@ -14,7 +14,7 @@ def mlp_forward(x, fc_weight, fc_bias, proj_weight, proj_bias, approximate="none
 def mlp_backward(dy, x, h, fc_weight, proj_weight, has_fc_bias, has_proj_bias, approximate, needs, out):
     rows_dy = dy.reshape(-1, dy.shape[-1])
     dh, a = product_gelu_back(rows_dy, proj_weight, h, approximate)
-    dproj_weight, dproj_bias = weight_gradients(rows_dy, a, needs[3], has_proj_bias, out[3])
+    dproj_weight, dproj_bias = weight_gradients(rows_dy, a, needs[3], has_proj_bias, out[3:])
     del a  # one of the two largest arrays of a block
     dx, dfc_weight, dfc_bias = linear_backward(dh, x.reshape(-1, x.shape[-1]), fc_weight, has_fc_bias, needs, out)
     return dx.reshape(x.shape) if needs[0] else None, dfc_weight, dfc_bias, dproj_weight, dproj_bias

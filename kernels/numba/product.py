@@ -22,10 +22,10 @@ what it left in its cache.
 
 import numpy as np
 
-from tinygrad_llm.kernels.numba.common import helper
+from tinygrad_llm.kernels.numba.common import constant, helper
 from tinygrad_llm.kernels.numba.gelu import activate, activate_back
 from tinygrad_llm.kernels.numba.simd import load, load_first, store_first
-from tinygrad_llm.kernels.numba.threads import leaf, scratch
+from tinygrad_llm.kernels.numba.threads import leaf, scratch, total_of
 from tinygrad_llm.kernels.numba.threads import sums as thread_sums
 from tinygrad_llm.kernels.numba.vectors import (
     ROWS,
@@ -45,13 +45,13 @@ WIDEST = 32, 16  # a tile's columns, and a strip's numbers for each k, in any dt
 SCRATCH = (ROWS + PANELS * DEPTH) * WIDEST[0] + STRIPS * DEPTH * WIDEST[1]  # numbers that a thread cuts and packs into
 
 
-def product(a, b, out=None, add=False, bias=None, sums=None) -> np.ndarray:
+def product(a, b, out=None, add=False, bias=None, sums=None, add_sums=False) -> np.ndarray:
     """a (M, K) times b (K, N), plus bias (N,): (M, N), all of one floating dtype. Transposed views are as good as any.
 
     The result is written to `out`, or with `add` added to it, if that is given: an array whose rows are side by side.
-    To `sums` (M,), if that is given, the sum of each row of a is added.
+    The sum of each row of a is written, or with `add_sums` added, to `sums` (M,), if that is given.
     """
-    return _multiplied(a, b, out, add, bias, NOTHING, sums=sums)
+    return _multiplied(a, b, out, add, bias, NOTHING, sums=sums, add_sums=add_sums)
 
 
 def product_gelu(a, b, bias, approximate) -> tuple[np.ndarray, np.ndarray]:
@@ -66,16 +66,16 @@ def product_gelu_back(a, b, h, approximate) -> tuple[np.ndarray, np.ndarray]:
     return _multiplied(a, b, None, False, None, BACKWARD, approximate == "tanh", h, y), y
 
 
-def _multiplied(a, b, out, add, bias, then, approximate=False, h=None, y=None, sums=None):
+def _multiplied(a, b, out, add, bias, then, approximate=False, h=None, y=None, sums=None, add_sums=False):
     if a.shape[1] == 0:  # nothing to add up, but a beginning and an end
         a, b = np.zeros((len(a), 1), a.dtype), np.zeros((1, b.shape[1]), a.dtype)
     (rows, depth), columns = a.shape, b.shape[1]
-    bias = np.zeros(columns, a.dtype) if bias is None else np.ascontiguousarray(bias)
+    bias = constant(columns, 0, a.dtype) if bias is None else np.ascontiguousarray(bias)
     c = empty((rows, columns), a.dtype) if out is None else out
     flat = c.reshape(-1)
     gelu = then, approximate, *(flat if x is None else np.ascontiguousarray(x).reshape(-1) for x in (h, y))
     sums = flat[:0] if sums is None else sums
-    _product(*_flat(a), *_flat(b), c, depth, bias, add, *gelu, sums, scratch(SCRATCH, a.dtype))
+    _product(*_flat(a), *_flat(b), c, depth, bias, add, *gelu, sums, add_sums, scratch(SCRATCH, a.dtype))
     return c
 
 
@@ -140,8 +140,9 @@ def add_strips(strips, depth, rows, sums):
 
 @helper
 def multiply(
-    a, a_row, a_column, b, b_row, b_column, c, rows, columns, c_row, depth, bias, add, then, tanh, h, g, sums, scratch
-):
+    a, a_row, a_column, b, b_row, b_column, c, rows, columns, c_row, depth, bias, add, then, tanh, h, g,
+    sums, add_sums, scratch,
+):  # fmt: skip
     """One thread's part of C: `rows` rows, c_row numbers apart, of `columns` columns."""
     wide, step = panel_width(c), strip_step(c)
     edge, panels, strips = scratch, scratch[ROWS * wide :], scratch[(ROWS + PANELS * DEPTH) * wide :]
@@ -155,6 +156,8 @@ def multiply(
                 bottom = min(rows, i + STRIPS * ROWS)
                 pack_strips(a, k * a_column + i * a_row, a_column, a_row, length, bottom - i, strips)
                 if sums.size and j == 0:
+                    if k == 0 and not add_sums:
+                        sums[i:bottom] = 0
                     add_strips(strips, length, bottom - i, sums[i:])
                 for y in range(i, bottom, ROWS):
                     strip = (y - i) // ROWS * length * step
@@ -180,12 +183,13 @@ def column_sums(x: np.ndarray) -> np.ndarray:
     """The sum of x (M, N) over its rows: (N,). Each thread adds up rows of its own."""
     added = thread_sums(x.shape[1], x.dtype)
     _add_rows(np.ascontiguousarray(x), added)
-    return added.sum(axis=0)[: x.shape[1]]
+    return total_of(added, x.shape[1])
 
 
 @leaf
 def _add_rows(part, parts, x, added):
-    mine = added[part]
+    mine = added[part, : x.shape[1]]
+    mine[:] = 0
     for i in range(len(x) * part // parts, len(x) * (part + 1) // parts):
         row = x[i]
         for j in range(row.size):
@@ -193,7 +197,9 @@ def _add_rows(part, parts, x, added):
 
 
 @leaf
-def _product(part, parts, a, a_row, a_column, b, b_row, b_column, c, depth, bias, add, then, tanh, h, g, sums, scratch):
+def _product(
+    part, parts, a, a_row, a_column, b, b_row, b_column, c, depth, bias, add, then, tanh, h, g, sums, add_sums, scratch
+):
     (rows, columns), c, wide = c.shape, c.reshape(-1), panel_width(c)
     if columns >= rows:
         panels = (columns + wide - 1) // wide
@@ -205,5 +211,5 @@ def _product(part, parts, a, a_row, a_column, b, b_row, b_column, c, depth, bias
         first, last = strips * part // parts * ROWS, min(strips * (part + 1) // parts * ROWS, rows)
         a, c, h, g = a[first * a_row :], c[first * columns :], h[first * columns :], g[first * columns :]
         height, width, sums = last - first, columns, sums[first:]
-    mine = c, height, width, columns
-    multiply(a, a_row, a_column, b, b_row, b_column, *mine, depth, bias, add, then, tanh, h, g, sums, scratch[part])
+    mine, after = (c, height, width, columns), (then, tanh, h, g, sums, add_sums)
+    multiply(a, a_row, a_column, b, b_row, b_column, *mine, depth, bias, add, *after, scratch[part])

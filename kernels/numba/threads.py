@@ -16,7 +16,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tinygrad_llm.kernels.numba.common import FASTMATH, VERSION
-from tinygrad_llm.memory import empty, zeros
+from tinygrad_llm.memory import empty
+from tinygrad_llm.recording import recording, unrecorded
 
 INDEX = ir.IntType(64)
 THREE = (types.int64,) * 3
@@ -44,47 +45,44 @@ def leaf(function: Callable) -> Callable:
         return addresses[key]
 
     def run(*arguments) -> None:
+        if made := recording():
+            made.launch(run, arguments)
         _launch(*addresses_for(arguments), numba.get_num_threads(), arguments)
 
     run.addresses_for = addresses_for
     return run
 
 
-class Program:
-    """Leaves with what they are given, to be run one after another as often as one likes, with no Python in between.
-
-    It keeps the arrays: what changes from run to run is written into them.
-    """
-
-    def __init__(self):
-        self.calls, self.kept = np.empty((0, 3), np.int64), []
-
-    def add(self, leaf: Callable, *arguments) -> None:
-        """Let the leaf run, with these, after those that were added before."""
-        on_each_thread, function = leaf.addresses_for(arguments)
-        data = np.empty(ARGUMENT * (len(arguments) + 1), np.uint8)
-        caller = _bind(function, arguments, data.ctypes.data)
-        self.calls = np.vstack([self.calls, [on_each_thread, caller, data.ctypes.data]])
-        self.kept.append((data, arguments))
-
-    def run(self) -> None:
-        _run(self.calls, numba.get_num_threads())
-
-
 def scratch(size: int, dtype) -> np.ndarray:
     """(threads, at least size): memory for each thread to work in, kept: it is in the cache when it is wanted again."""
     kept = _kept.__dict__
     if dtype.char not in kept or kept[dtype.char].shape[1] < size:
-        kept[dtype.char] = empty((numba.config.NUMBA_NUM_THREADS, size), dtype)
+        with unrecorded():
+            kept[dtype.char] = empty((numba.config.NUMBA_NUM_THREADS, size), dtype)
     return kept[dtype.char]
 
 
 def sums(size: int, dtype) -> np.ndarray:
-    """(threads, at least size), zeros: for each thread to add into, and all to be added up in order in the end.
+    """(threads, at least size): for each thread to clear, and add into, and `total_of` to add up in the end.
 
     The rows lie apart: a line of memory that two threads write to in turn goes back and forth between their caches.
     """
-    return zeros((numba.get_num_threads(), (-(-size // APART) + 1) * APART), dtype)
+    return empty((numba.get_num_threads(), (-(-size // APART) + 1) * APART), dtype)
+
+
+def total_of(sums: np.ndarray, size: int) -> np.ndarray:
+    """(size,): what all threads have added up, in the order of the threads."""
+    total = empty((size,), sums.dtype)
+    _add_up(sums, total)
+    return total
+
+
+@leaf
+def _add_up(part, parts, sums, total):
+    for i in range(total.size * part // parts, total.size * (part + 1) // parts):
+        total[i] = 0
+        for thread in range(len(sums)):
+            total[i] += sums[thread, i]
 
 
 def _address(compiled, signature: tuple) -> int:
@@ -107,12 +105,14 @@ def _launch(on_each_thread, function, threads, arguments):
 
 
 @numba.njit(nogil=True, cache=True)
-def _bind(function, arguments, place):
+def bind(function, arguments, place):
+    """The address of a function of a thread's number, the threads and `place`, where what it calls shall stand."""
     return _pack(function, arguments, place)[0]
 
 
 @numba.njit(nogil=True, cache=True)
-def _run(calls, threads):
+def run_all(calls, threads):
+    """Launch one after another: (calls, 3), the address of `_on_each_thread`, and what `bind` gave and was given."""
     for i in range(len(calls)):
         _call(calls[i, 0], calls[i, 1], calls[i, 2], threads)
 

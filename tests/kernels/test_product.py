@@ -66,13 +66,14 @@ def test_the_bits_are_the_same_each_time(threads):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_sums_of_rows_are_added_on_the_way(dtype):
+@pytest.mark.parametrize("add", [False, True])
+def test_the_sums_of_rows_are_made_on_the_way(dtype, add):
     for m, k, n in SHAPES:
         a, b = operands(m, k, n, dtype)
         for x in layouts(a):
             sums = np.ones(m, dtype)
-            c = product(x, b, sums=sums)
-            assert (np.abs(sums - 1 - a.sum(axis=1, dtype=float)) <= 1000 * np.finfo(dtype).eps).all(), (m, k, n)
+            c = product(x, b, sums=sums, add_sums=add)
+            assert (np.abs(sums - add - a.sum(axis=1, dtype=float)) <= 1000 * np.finfo(dtype).eps).all(), (m, k, n)
             np.testing.assert_array_equal(c, product(x, b))
 
 

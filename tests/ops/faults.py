@@ -76,7 +76,7 @@ FAULTS = {
     # kernels
     ("numba", "add"): ("return dz, dz", "return dz, 2 * dz"),
     ("numba", "embedding"): ("total[c] += row[c]", "total[c] = row[c]"),
-    ("numba", "linear"): ("*out, sums=dbias", "*out"),
+    ("numba", "linear"): ("product(rows_dy.T, rows_x", "product(-rows_dy.T, rows_x"),
     ("numba", "quantized_linear"): ("product(rows_dy, deq", "product(-rows_dy, deq"),
     ("numba", "lora_linear"): ("dut *= scale", "dut *= 1"),
     ("numba", "swiglu"): (" + a * (one - s)", ""),
@@ -86,7 +86,7 @@ FAULTS = {
     ("numba", "attention_segments"): ("attention_backward(dy[text]", "attention_backward(-dy[text]"),
     ("numba", "attention_qkvpacked"): ("ascontiguousarray(dy)", "ascontiguousarray(-dy)"),
     ("numba", "gelu"): (" * (one + three_cubic * a * a)", ""),
-    ("numba", "cross_entropy"): ("-= (1 - label_smoothing) * dloss", "-= dloss"),
+    ("numba", "cross_entropy"): ("-= (one - smoothing) * factor", "-= factor"),
     ("numba", "linear_cross_entropy"): ("row_gradients(dloss[rows]", "row_gradients(2 * dloss[rows]"),
     ("numba", "rotary"): ("-sin_2, -sin_1", "sin_2, -sin_1"),
     ("numba", "mlp"): ("rows_dy, proj_weight, h, approximate", "rows_dy, proj_weight, 0 * h, approximate"),

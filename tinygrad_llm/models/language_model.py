@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from tinygrad_llm.devices import asarray, on_device
 from tinygrad_llm.errors import UserError
 from tinygrad_llm.nn import Cache, Embedding, KVCache, Linear, Module, Parameter, initial
 from tinygrad_llm.quantization import Quantized
+from tinygrad_llm.recording import decided
 from tinygrad_llm.tensor import Tensor
 
 
@@ -64,10 +65,9 @@ class LanguageModel(Module):
     def head_loss(self, h: Tensor, targets, reduction: str = "mean", ignore_index: int = -100) -> Tensor:
         """`loss`, for what `hidden` has given (B, T, C)."""
         h, targets = h.reshape(-1, h.size(-1)), asarray(targets).reshape(-1)
-        if reduction != "none" and not on_device(targets):
+        if reduction != "none" and not on_device(targets) and decided(some_count, targets, ignore_index):
             counting = np.flatnonzero(targets != ignore_index)
-            if 0 < len(counting) < len(targets):
-                h, targets = F.embedding(counting, h), targets[counting]  # these rows of h
+            h, targets = F.embedding(counting, h), targets[counting]  # these rows of h
         options = {"reduction": reduction, "ignore_index": ignore_index}
         if isinstance(self.head_weight, Tensor):
             return F.linear_cross_entropy(h, self.head_weight, targets, **options)
@@ -116,10 +116,21 @@ class LanguageModel(Module):
             positions = np.concatenate([np.arange(end - start) for _, start, end in bounds])
             return positions.reshape(np.shape(ids)), None, bounds
         if cache is None:
-            return np.arange(tokens), None, None
+            return first_positions(tokens), None, None
         if end > cache.capacity:
             raise UserError(f"{end} tokens are more than the cache has room for: {cache.capacity}")
         return cache.positions(tokens), cache.mask(tokens), None
+
+
+def some_count(targets: np.ndarray, ignore_index: int) -> bool:
+    """Whether some targets count and some do not."""
+    return 0 < np.count_nonzero(targets == ignore_index) < len(targets)
+
+
+@lru_cache(maxsize=64)
+def first_positions(tokens: int) -> np.ndarray:
+    """Those from 0 on, always in the same array, which nobody writes to."""
+    return np.arange(tokens)
 
 
 def texts(segments: np.ndarray) -> np.ndarray:

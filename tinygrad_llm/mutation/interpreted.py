@@ -194,7 +194,8 @@ INSTEAD = {  # of what kernels import
     f"{NUMBA}.threads": SimpleNamespace(
         leaf=leaf,
         scratch=scratch,
-        sums=lambda size, dtype: np.zeros((PARTS, size + 1), dtype),
+        sums=lambda size, dtype: unknown((PARTS, size + 1), dtype),
+        total_of=lambda sums, size: sums[:, :size].sum(axis=0),
     ),
     f"{NUMBA}.simd": SimpleNamespace(
         **{f.__name__: f for f in (load, load_first, store, store_first, spread, keep_first, keep_where)},

@@ -105,6 +105,7 @@ class TrainingConfig(LoopConfig):
         eval_interval: steps between evaluations, each with a sample of text
         eval_iters: batches of each split in an evaluation
         sample_length: tokens in a sample
+        capture: run the steps of a small model on the CPU from a record, to the same bits, without Python in between
     """
 
     data: str = "python-docs"
@@ -115,6 +116,7 @@ class TrainingConfig(LoopConfig):
     model: GPTConfig = field(default_factory=lambda: GPTConfig(**PRESETS[DEFAULT_PRESET]))
     eval_iters: int = 20
     sample_length: int = 500
+    capture: bool = True
 
 
 def save_config(config: LoopConfig, run: Path) -> None:

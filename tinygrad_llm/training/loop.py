@@ -172,9 +172,7 @@ class Loop:
         self.optimizer.zero_grad()
         total = 0.0
         for batch in batches:
-            loss = self.loss(batch)
-            (loss / count).backward()
-            total = total + (loss.item() if c.device == "cpu" else loss.data)
+            total = total + self.add_gradient(batch, 1 / count)
         norm, scale = self.optimizer.clip_grad_norm(c.grad_clip or math.inf)
         values = {"loss": total / count, "gradient_norm": norm}
         if c.device == "cpu":
@@ -183,6 +181,13 @@ class Loop:
         self.optimizer.lr = lr
         self.optimizer.step(scale)
         return values | {"learning_rate": lr}
+
+    def add_gradient(self, batch, weight: float):
+        """Add `weight` times the gradient of the loss of a micro-batch, and return that loss: a number, or on a device
+        an array."""
+        loss = self.loss(batch)
+        (loss * weight).backward()
+        return loss.item() if self.config.device == "cpu" else loss.data
 
     def fetch(self, values: dict[str, Any], step: int) -> dict[str, float]:
         """The values of a step as numbers of the host's. Raises FloatingPointError as `check_finite`."""

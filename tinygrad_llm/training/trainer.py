@@ -8,6 +8,7 @@ import numpy as np
 
 from tinygrad_llm import random, tokenizers
 from tinygrad_llm.autograd import no_grad
+from tinygrad_llm.capture import Captured
 from tinygrad_llm.data.batches import Batches
 from tinygrad_llm.data.sources import read_text
 from tinygrad_llm.data.tokens import prepare
@@ -56,10 +57,16 @@ class Trainer(Loop):
             raise UserError(f"the model in {resumed} is another than the settings describe: leave those as they are")
         if c.device != "cpu":
             self.batches = Ahead(self.batches)
+        self.captured = Captured(lambda *batch: self.loss(batch), list(self.model.parameters()))
         self.begin({"tokens": [len(part) for part in tokens], "crc32": [zlib.crc32(part) for part in tokens]})
 
     def loss(self, batch: Batch) -> Tensor:
         return self.model.loss(*batch, reduction="sum")
+
+    def add_gradient(self, batch: Batch, weight: float):
+        if self.config.device != "cpu" or not self.config.capture:
+            return super().add_gradient(batch, weight)
+        return self.captured(*batch, weight=weight)
 
     def weight(self, batch: Batch) -> int:
         return batch[1].size

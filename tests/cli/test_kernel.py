@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tinygrad_llm import lab
+from tinygrad_llm.bench.race import report
 from tinygrad_llm.cli import main
 from tinygrad_llm.lab.race import sides
 
@@ -17,11 +18,9 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_new_python_kernel_passes_and_a_faulty_one_fails(capsys):
+def test_a_faulty_kernel_fails(capsys):
     assert main(["kernel", "new", "tanh", "--language", "python"]) == 0
     assert "tanh.py written; next: tinygrad-llm kernel check tanh.py" in capsys.readouterr().out
-    assert main(["kernel", "check", "tanh.py"]) == 0
-    assert "tanh.py: passed as tanh" in capsys.readouterr().out.splitlines()[0]
     faulty = Path("my_function.py")
     faulty.write_text(Path("tanh.py").read_text().replace("1 - y * y", "1 - y"))
     assert main(["kernel", "check", str(faulty), "--operation", "tanh", "--json"]) == 1
@@ -34,14 +33,14 @@ def test_a_new_python_kernel_passes_and_a_faulty_one_fails(capsys):
 def test_a_race_has_every_pair_that_can_run_here(capsys):
     assert {"numba", "numpy", "eager"} <= set(sides("layernorm")) and "cuda" not in sides("layernorm")
     assert "numba" not in sides("tanh")
-    flags = ["--models", "char", "--rounds", "1", "--steps", "1"]
-    assert main(["kernel", "race", "layernorm", *flags, "--sides", "numba,eager", "--json"]) == 0
+    assert main(["kernel", "new", "layernorm", "--language", "python", "--out", "my_layernorm.py"]) == 0
+    flags = ["--models", "char", "--rounds", "1", "--steps", "1", "--sides", "my_layernorm.py,numba,eager"]
+    capsys.readouterr()
+    assert main(["kernel", "race", "my_layernorm.py", *flags, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert [case.split()[:2] for case in result["cases"]] == [["char", "layernorm"]] * 2
-    assert set(next(iter(result["cases"].values()))["sides"]) == {"numba", "eager", "limit"}
-    assert main(["kernel", "new", "gelu", "--language", "python", "--out", "my_gelu.py"]) == 0
-    assert main(["kernel", "race", "my_gelu.py", *flags, "--sides", "my_gelu.py,numpy"]) == 0
-    assert "my_gelu.py over it" in capsys.readouterr().out
+    assert set(next(iter(result["cases"].values()))["sides"]) == {"my_layernorm.py", "numba", "eager", "limit"}
+    assert "my_layernorm.py over it" in report(result)
 
 
 def test_a_roofline_says_that_it_is_a_model(capsys, monkeypatch):

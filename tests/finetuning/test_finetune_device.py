@@ -19,7 +19,7 @@ TASKS = {
     "dpo": ["--style", "plain", "--max_new_tokens", "4", "--lora.rank", "2", "--loss", "ipo"],
     "reward": ["--style", "plain"],
     "ppo": ["--style", "plain", "--max_new_tokens", "4", "--reward", "letter:e", "--kl_coefficient", "0.3"],
-    "grpo": ["--style", "plain", "--max_new_tokens", "4", "--reward", "letter:e", "--kl_coefficient", "0.3"],
+    "grpo": ["--style", "plain", "--max_new_tokens", "4", "--reward", "letter:e", "--group_size", "2"],
 }
 
 
@@ -29,7 +29,7 @@ def test_every_task_has_the_losses_of_the_cpu(tmp_path, base, task):
     data, lines, best = tmp_path / "pairs.jsonl", [], []
     rows = [{"instruction": pair["prompt"], **pair} for pair in PAIRS] if task == "instruct" else PAIRS
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = ["--model", str(base), "--data", str(data), "--max_iters", "3", "--eval_interval", "3", *TASKS[task]]
+    settings = ["--model", str(base), "--data", str(data), "--max_iters", "2", "--eval_interval", "2", *TASKS[task]]
     settings += ["--train_fraction", "0.6", "--val_fraction", "0.2", "--learning_rate", "0.01", "--batch_size", "4"]
     for device in ("cpu", "cuda"):
         with devices.emulated():

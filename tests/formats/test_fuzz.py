@@ -25,7 +25,7 @@ LLAMA = {"vocab_size": 11, "block_size": 8, "n_layer": 2, "n_head": 2, "n_kv_hea
 LLAMA |= {"intermediate_size": 6, "attention_bias": True}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA3 |= {"original_max_position_embeddings": 4}
-QUICK = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 THOROUGH = settings(max_examples=4000, deadline=None, suppress_health_check=list(HealthCheck))
 
 

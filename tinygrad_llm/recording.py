@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-LIMIT = 2**28
+LIMIT = 2**27
 """Bytes of an arena from which on a recording is given up: in so large a step Python's share is nothing."""
 LINE = 64  # bytes, of the cache
 PAGE = 4096  # bytes

@@ -11,6 +11,11 @@ from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.tokenizers import ByteTokenizer
 
 
+@pytest.fixture(autouse=True)
+def fast(without_pictures):
+    """There are a hundred runs here."""
+
+
 @pytest.fixture
 def base(tmp_path, request):
     """A GPT of the test file's SHAPE that has learned nothing."""

@@ -9,6 +9,8 @@ import pytest
 from tinygrad_llm import UserError
 from tinygrad_llm.training import checkpoint
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 

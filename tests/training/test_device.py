@@ -11,6 +11,8 @@ from tinygrad_llm.kernels.cuda.emulator import standin
 from tinygrad_llm.training import Trainer, checkpoint
 from tinygrad_llm.training.metrics import read_metrics
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 VARIANTS = {
     "plain": {},
     "dropout and micro-batches": {"model": {"dropout": 0.2}, "gradient_accumulation_steps": 2},

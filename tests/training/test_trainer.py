@@ -97,6 +97,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("stop", [3, 8])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, config, train, monkeypatch, variant, stop):

@@ -26,7 +26,7 @@ def layernorm_forward(x, weight, bias, eps=1e-5):
     return y, rows, weight, bias is not None, mean, rstd
 
 
-def add_layernorm_forward(x, residual, weight, bias, eps=1e-5):
+def add_layernorm_forward(x, residual, weight, bias, eps):
     """z = x + residual, then y = layernorm(z) and what its backward needs."""
     z, y, rows, mean, rstd = normalize(x, residual, weight, bias, eps, True)
     return z, y, rows, weight, bias is not None, mean, rstd

@@ -9,7 +9,7 @@ def rmsnorm_forward(x, weight=None, eps=1e-6):
     return y, weight, *saved
 
 
-def add_rmsnorm_forward(x, residual, weight=None, eps=1e-6):
+def add_rmsnorm_forward(x, residual, weight, eps):
     """z = x + residual, then y = rmsnorm(z) and what its backward needs."""
     z, y, *saved = normalize(x, residual, weight, None, eps, False)
     return z, y, weight, *saved

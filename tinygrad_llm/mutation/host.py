@@ -21,6 +21,8 @@ import numpy as np
 from tinygrad_llm import kernels, ops, verification
 from tinygrad_llm.devices import emulated
 from tinygrad_llm.mutation.interpreted import INSTEAD
+from tinygrad_llm.nn import LayerNorm, RMSNorm, add_norm
+from tinygrad_llm.tensor import Tensor
 
 FOLDERS = {name: Path(kernels.__file__).parent / name for name in ("numba", "torch")}
 FOLDERS["numpy"] = Path(ops.__file__).parent
@@ -37,13 +39,14 @@ LEFT_OUT = {  # files, and why
     },
     "torch": {"adamw": "no operation"},
 }
-LOGITS = 64  # for `linear_cross_entropy` to hold at a time: few, so that small cases take several chunks
-SECONDS = 30  # for a mutant that does not end
+NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
+LOGITS = 512  # for `linear_cross_entropy` to hold at a time: few, so that small cases take several chunks
+SECONDS = 20  # of the processor for a case: a mutant may not end
 
 
 @functools.cache
 def users(kernel_set: str) -> dict[str, tuple[str, ...]]:
-    """By file's stem, the operations whose cases judge it: its own, or else those of the files that import it."""
+    """By file's stem, the operations whose cases judge it: its own first, and those of the files that import it."""
     sources = {path.stem: path.read_text() for path in FOLDERS[kernel_set].glob("[!_]*.py")}
     pattern = rf"from {re.escape(PACKAGES[kernel_set])}\.(\w+) import"
     imports = {name: set(re.findall(pattern, source)) for name, source in sources.items()}
@@ -54,7 +57,7 @@ def users(kernel_set: str) -> dict[str, tuple[str, ...]]:
     operations = [name for name in verification.operations() if name in sources]
     judges = {name: tuple(o for o in operations if name in reached(o)) for name in sources}
     left_out = LEFT_OUT[kernel_set]
-    return {n: (n,) if n in using else using for n, using in judges.items() if using and n not in left_out}
+    return {n: tuple(sorted(using, key=n.__ne__)) for n, using in judges.items() if using and n not in left_out}
 
 
 def path(kernel_set: str, name: str) -> Path:
@@ -102,19 +105,20 @@ def _code(file: Path):
 def verdict(kernel_set: str, file: Path, source: str) -> str:
     """Which case notices that `file` has this text, or "survived".
 
-    In float64, then in float32, then with one input at a time that wants its gradient, then on a device's arrays.
+    In float64, then in float32, then with one input at a time that wants its gradient; then a page on a device's
+    arrays, a kernel with places for its gradients and with the sum before a norm.
     """
     planted, pages = Planted(kernel_set, file, source), kernel_set == "numpy"
-    checks = [compared("float64"), compared("float32"), alone, *([on_device] if pages else [])]
+    checks = [compared("float64"), compared("float32"), alone, *([on_device] if pages else [added, after_a_sum])]
     fewer = mock.patch.object(importlib.import_module("tinygrad_llm.ops.linear_cross_entropy"), "LOGITS", LOGITS)
-    with kernels.use("numpy" if pages else planted), fewer, limited(SECONDS), quiet():
+    with kernels.use("numpy" if pages else planted), fewer, quiet():
         try:
             for check in checks:
                 for operation in users(kernel_set)[file.stem]:
                     for noticed in check(planted, operation):
                         return f"killed by {operation}, {noticed}"
         except TimeoutError:
-            return f"killed by the clock: it ran longer than {SECONDS} s"
+            return f"killed by the clock: a case took longer than {SECONDS} s"
     return "survived"
 
 
@@ -151,19 +155,68 @@ def on_device(planted: Planted, operation: str) -> Iterator[str]:
 
 
 def alone(planted: Planted, operation: str) -> Iterator[str]:
-    """The check that a gradient is the same where no other is wanted."""
+    """The check that a gradient is the same where no other is wanted, of arrays in Fortran's order."""
+    in_fortrans = functools.partial(np.array, order="F")
     for index, inputs, options, exact, _ in expected(operation, "float64"):
-        for name in exact.keys() - {"y"} if len(exact) > 2 else ():
+        for name in exact.keys() - {"y"}:
             only = {key: exact[key] for key in ("y", name)}
             case = index, inputs, options, only, only
-            yield from wrong(planted, operation, case, "float64", wanted=name.removeprefix("d"))
+            yield from wrong(planted, operation, case, "float64", in_fortrans, wanted=name.removeprefix("d"))
 
 
-def wrong(planted: Planted, operation: str, case: tuple, dtype: str, *how, wanted=None) -> Iterator[str]:
-    """What is wrong with our results on a case."""
+def added(planted: Planted, operation: str) -> Iterator[str]:
+    """The check that gradients go to the arrays that are there for them, and next time are added to what is there."""
+
+    def twice(apply):
+        @functools.wraps(apply)
+        def walk_back_and_apply(*inputs, **options):
+            for x in inputs:
+                if isinstance(x, Tensor):
+                    x.grad_buffer = np.full(x.shape, np.nan, x.dtype)
+            y = apply(*inputs, **options)
+            if y.requires_grad:
+                y.backward(verification.output_gradient(y.shape).astype(y.dtype))
+            for x in inputs:
+                if isinstance(x, Tensor):
+                    x.grad += 1
+            return apply(*inputs, **options)
+
+        return walk_back_and_apply
+
+    for index, inputs, options, exact, _ in expected(operation, "float64"):
+        exact = {name: x if name == "y" else 2 * x + 1 for name, x in exact.items()}
+        yield from wrong(planted, operation, (index, inputs, options, exact, exact), "float64", through=twice)
+
+
+def after_a_sum(planted: Planted, operation: str) -> Iterator[str]:
+    """The check of a kernel that adds, too, what its norm is of: `add_norm`, whose sum another gradient reaches."""
+
+    def sum_first(apply):
+        @functools.wraps(apply)
+        def add_and_apply(x, *vectors, **options):
+            norm = NORMS[operation](1, **options)
+            norm.weight, norm.bias = (*vectors, None)[:2]
+            part, rest = 0.25 * x, 0.75 * x
+            part.data.flags.writeable = False
+            z, y = add_norm(part, rest, norm)
+            return y + (x - z)
+
+        return add_and_apply
+
+    if hasattr(planted.find(operation), f"add_{operation}_forward"):
+        for case in expected(operation, "float64"):
+            yield from wrong(planted, operation, case, "float64", through=sum_first)
+
+
+def wrong(
+    planted: Planted, operation: str, case: tuple, dtype: str, *how, wanted=None, through=lambda apply: apply
+) -> Iterator[str]:
+    """What is wrong with our results on a case, those of what `through` makes of the operation."""
     index, inputs, options, exact, theirs = case
     try:
-        ours = verification.run(planted.operation(operation), inputs, options, dtype, *how, wanted=wanted and (wanted,))
+        with limited(SECONDS):
+            apply = through(planted.operation(operation))
+            ours = verification.run(apply, inputs, options, dtype, *how, wanted=wanted and (wanted,))
         found = verification.Run(index, 0, "", inputs, options, ours, exact, theirs)
         verdicts = [verdict.wrong for verdict in verification.judge(found, dtype)]
     except TimeoutError:
@@ -175,18 +228,18 @@ def wrong(planted: Planted, operation: str, case: tuple, dtype: str, *how, wante
 
 @contextlib.contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError where the block takes longer, in the main thread."""
+    """Raise TimeoutError where the block takes more of the processor's time, in the main thread."""
 
     def stop(_signal, _frame):
         raise TimeoutError
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 @contextlib.contextmanager

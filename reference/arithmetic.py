@@ -33,7 +33,7 @@ MIXED = (
 )
 
 
-@oracle(*BINARY, *MIXED)
+@oracle(*BINARY, *MIXED, case(integers(3, 7, high=5), normal(7)))
 def add(x, y):
     return x + y
 

@@ -35,6 +35,7 @@ def log_softmax(x, dim=-1):
     case(normal(2, 133), normal(3, 133), normal(3)),
     case(normal(4, 133), normal(9, 133), normal(9)),
     case(normal(8, 3), normal(3, 3), None),
+    case(normal(127), normal(3, 127), None),
 )
 def linear(x, weight, bias=None):
     return F.linear(x, weight, bias)
@@ -58,6 +59,7 @@ def _blocks(*shape: int, scales: int):
     case(normal(97, 544), _blocks(3, 17, 34, scales=1), None, type="Q8_0"),
     case(normal(33, 32), _blocks(1, 1, 18, scales=1), normal(1), type="Q4_0"),
     case(normal(2, 1024), _blocks(7, 32, 20, scales=2), normal(7), type="Q4_1"),
+    case(normal(1, 96), _blocks(7, 3, 20, scales=2), None, type="Q4_1"),
 )
 def quantized_linear(x, blocks, bias=None, type="Q8_0"):
     return F.linear(x, _dequantized(blocks, type, x.dtype), bias)
@@ -93,6 +95,7 @@ def _dequantized(blocks, type, dtype):
     case(normal(3, 7), integers(2, 3, 33, high=3), padding_idx=2),
     case(normal(1, 1), integers(1, high=1)),
     case(normal(5, 263), integers(33, high=5)),
+    case(normal(3, 2), np.array([2, 0, 2, 0, 2])),
 )
 def embedding(weight, ids, padding_idx=None):
     return F.embedding(ids, weight, padding_idx)
@@ -148,11 +151,12 @@ def dropout(x, keep, p):
 
 @oracle(
     case(normal(2, 3, 7, 32), normal(7, 32), normal(7, 32)),
-    case(normal(3, 2, 7, 10), normal(3, 1, 7, 10), normal(3, 1, 7, 10)),
-    case(normal(2, 1, 33, 6), normal(2, 1, 33, 6), normal(33, 6), interleaved=True),
+    case(normal(2, 2, 4, 10), normal(2, 1, 4, 10), normal(2, 1, 4, 10)),
+    case(normal(2, 1, 33, 6), normal(33, 6), normal(33, 6), interleaved=True),
     case(normal(2, 1, 33, 6), normal(2, 1, 33, 6), normal(33, 6)),
     case(normal(3, 7, 10), normal(7, 10), normal(7, 10)),
-    case(normal(2, 3, 7, 4), normal(2, 3, 7, 4), normal(2, 3, 7, 4)),
+    case(normal(3, 7, 10), normal(10), normal(10)),
+    case(normal(2, 2, 7, 4), normal(2, 2, 7, 4), normal(2, 2, 7, 4)),
     case(normal(2, 3, 7, 4), normal(1, 1, 7, 4), normal(1, 1, 7, 4)),
     case(normal(1, 2, 33, 34), normal(33, 34), normal(33, 34)),
     case(normal(1, 1, 32, 32), normal(32, 32), normal(32, 32)),  # a block's threads exactly

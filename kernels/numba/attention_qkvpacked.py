@@ -14,8 +14,7 @@ from tinygrad_llm.random import booleans
 
 def attention_qkvpacked_forward(qkv, n_head, keep=None, dropout_p=0.0):
     (batch, length, width), keep = qkv.shape, booleans(keep, qkv)
-    fits = qkv.size and width % (3 * n_head) == 0
-    if not fits or (keep is not None and keep.shape != (batch, n_head, length, length)):
+    if width % (3 * n_head) or (keep is not None and keep.shape != (batch, n_head, length, length)):
         y, *saved = page.forward(qkv, n_head, keep, dropout_p)
         return y, page.backward, saved
     width, size = width // 3, width // 3 // n_head

@@ -54,7 +54,7 @@ def _backward(dy, dh, dweight, out):
     return tuple(None if x is None else _scaled(x, dy, *place) for x, place in zip((dh, dweight), out, strict=False))
 
 
-def _scaled(x, factor, out=None, add=False):
+def _scaled(x, factor, out, add):
     """x times factor, in an array of its own, or written or added to `out`; x itself where it would be a copy."""
     if out is None and factor == 1:
         return x  # as large as all the embeddings

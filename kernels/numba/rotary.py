@@ -19,7 +19,7 @@ from tinygrad_llm.ops.broadcasting import unbroadcast
 from tinygrad_llm.ops.rotary import turn
 
 
-def rotary_forward(x, cos, sin, interleaved=False, needs=(True, False, False)):
+def rotary_forward(x, cos, sin, interleaved=False, *, needs):
     if interleaved or x.ndim != 4 or x.dtype != cos.dtype or not _angles_fit(x, cos, sin):
         y, *saved = page.forward(x, cos, sin, interleaved)
         return y, page.backward, (*saved, needs)
@@ -40,8 +40,8 @@ def _backward(dy, x, cos, sin, needs):
 
 def _angles_fit(x, cos, sin) -> bool:
     """(T, D), or a batch of them with one for all heads."""
-    shapes = [(x.shape[0], 1, *x.shape[2:]), (1, 1, *x.shape[2:])]
-    return cos.shape == sin.shape and x.shape[-1] % 2 == 0 and (cos.shape == x.shape[2:] or cos.shape in shapes)
+    batch, _, *both = x.shape
+    return cos.shape == sin.shape and cos.shape in ((*both,), (batch, 1, *both))
 
 
 def _turned(x, cos, sin_1, sin_2):
@@ -50,7 +50,7 @@ def _turned(x, cos, sin_1, sin_2):
     tokens_first = x.swapaxes(1, 2)
     memory = tokens_first if tokens_first.flags.c_contiguous else np.ascontiguousarray(x)
     strides = (x if memory is tokens_first else memory).strides[:3]
-    every = cos[0].size if cos.ndim == 4 and len(cos) > 1 else 0  # from a sequence's angles to the next one's
+    every = cos[0].size if cos.ndim == 4 else 0  # from a sequence's angles to the next one's
     angles = (np.ascontiguousarray(a).reshape(-1) for a in (cos, sin_1, sin_2))
     _turn(memory.reshape(-1), *angles, y, *(stride // x.itemsize for stride in strides), every)
     return y

@@ -135,6 +135,38 @@ def test_attention_drops_everything_and_takes_a_mask_of_any_dtype():
             np.testing.assert_array_equal(y, expected)
 
 
+def test_a_mask_for_all_heads_is_one_for_each():
+    (qkv,), _ = inputs_of("attention_qkvpacked")
+    keep = np.random.default_rng(5).random((3, 1, 37, 37)) < 0.7
+    with kernels.use("numba"):
+        one, each = (run(ops.attention_qkvpacked, [qkv, 2, x, 0.3], {}, "float64") for x in (keep, keep.repeat(2, 1)))
+    for key, array in each.items():
+        np.testing.assert_allclose(one[key], array, rtol=1e-9, atol=1e-12)
+
+
+def test_angles_of_another_dtype_decide_the_results_as_on_the_page():
+    (x, cos, sin), _ = inputs_of("rotary")
+    y = []
+    for kernel_set in ("numpy", "numba"):
+        with kernels.use(kernel_set):
+            y.append(ops.rotary(Tensor(x.astype(np.float32)), cos, sin).data)
+    assert y[0].dtype == y[1].dtype == np.float64
+    np.testing.assert_array_equal(*y)
+
+
+@pytest.mark.parametrize("dy", [0.0, 1.0, 2.0])
+def test_the_gradient_of_a_loss_may_be_any_number(dy):
+    (*inputs, targets), _ = inputs_of("linear_cross_entropy")
+    gradients = []
+    for kernel_set in ("numpy", "numba"):
+        h, weight = (Tensor(x, requires_grad=True) for x in inputs)
+        with kernels.use(kernel_set):
+            ops.linear_cross_entropy(h, weight, targets).backward(np.asarray(dy))
+        gradients.append((h.grad, weight.grad))
+    for expected, got in zip(*gradients, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+
+
 def side_by_side(*parts):
     """(B, H, T, D) each, as (B, T, H D) side by side."""
     return np.concatenate([x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1) for x in parts], -1)

@@ -22,6 +22,7 @@ from tinygrad_llm.recording import recording, unrecorded
 INDEX = ir.IntType(64)
 THREE = (types.int64,) * 3
 ARGUMENT = 128  # bytes: more than a number takes, or what says where an array of up to four axes is
+MOST = 64  # arguments of a leaf
 APART = 32  # numbers: two lines of the cache, which are fetched together
 _kept = threading.local()
 
@@ -47,7 +48,9 @@ def leaf(function: Callable) -> Callable:
     def run(*arguments) -> None:
         if made := recording():
             made.launch(run, arguments)
-        _launch(*addresses_for(arguments), numba.get_num_threads(), arguments)
+        on_each_thread, function = addresses_for(arguments)
+        place = _place()
+        _launch(on_each_thread, bind(function, arguments, place), place, numba.get_num_threads())
 
     run.addresses_for = addresses_for
     return run
@@ -99,15 +102,23 @@ def _on_each_thread(function, data, threads):
 
 
 @numba.njit(nogil=True, cache=True)
-def _launch(on_each_thread, function, threads, arguments):
-    caller, data = _pack(function, arguments, 0)
-    _call(on_each_thread, caller, data, threads)
+def _launch(on_each_thread, caller, place, threads):
+    _call(on_each_thread, caller, place, threads)
+
+
+def _place() -> int:
+    """Where the arguments of this thread's launches stand, one after another."""
+    if "place" not in _kept.__dict__:
+        _kept.memory = np.empty(MOST * ARGUMENT, np.uint8)
+        _kept.place = _kept.memory.ctypes.data
+    return _kept.place
 
 
 @numba.njit(nogil=True, cache=True)
 def bind(function, arguments, place):
-    """The address of a function of a thread's number, the threads and `place`, where what it calls shall stand."""
-    return _pack(function, arguments, place)[0]
+    """Put the function's address and the arguments at `place`, and return the address of a function of a thread's
+    number, the threads, and `place`, that calls the one with the others."""
+    return _pack(function, arguments, place)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -131,11 +142,8 @@ def _call(typing_context, function, a, b, c):
 
 @intrinsic
 def _pack(typing_context, function, arguments, place):
-    """(the address of a function of thread, threads and data that calls the one at `function`, the data's address).
-
-    The data is `function` and the arguments, side by side at the address `place`, or if that is 0 on the stack. The
-    arrays come without their owners, whom the caller keeps: threads that counted references to them would all write to
-    the same number, at every slice they take.
+    """As `bind`. The arrays come without their owners, whom the caller keeps: threads that counted references to them
+    would all write to the same number, at every slice they take.
     """
 
     def generate(context, builder, signature, values):
@@ -150,15 +158,13 @@ def _pack(typing_context, function, arguments, place):
         kind = ir.FunctionType(context.get_value_type(types.none), [INDEX, INDEX, *kinds[1:]])
         inside.call(inside.inttoptr(target, kind.as_pointer()), [thread, threads, *loaded])
         inside.ret_void()
-        stack = cgutils.alloca_once(builder, data)
-        given_place = builder.inttoptr(values[2], data.as_pointer())
-        memory = builder.select(builder.icmp_signed("==", values[2], INDEX(0)), stack, given_place)
         given = zip(arguments, cgutils.unpack_tuple(builder, values[1]), strict=True)
         content = [values[0], *(_borrowed(context, builder, kind, value) for kind, value in given)]
+        memory = builder.inttoptr(values[2], data.as_pointer())
         builder.store(cgutils.make_anonymous_struct(builder, content, data), memory)
-        return cgutils.pack_array(builder, [builder.ptrtoint(caller, INDEX), builder.ptrtoint(memory, INDEX)])
+        return builder.ptrtoint(caller, INDEX)
 
-    return types.UniTuple(types.int64, 2)(function, arguments, types.int64), generate
+    return types.int64(function, arguments, types.int64), generate
 
 
 def _borrowed(context, builder, kind, value):

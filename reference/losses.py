@@ -59,6 +59,7 @@ def _distributions(rows, classes):
     case(_far_apart(3, 7), integers(3, high=6)),
     case(normal(7, 33), targets=_distributions(7, 33), weight=positive(33), label_smoothing=0.1),
     case(normal(0, 3), targets=_distributions(0, 3)),
+    case(normal(3, 7), targets=_distributions(3, 7)),
     case(normal(3, 7), np.full(3, -100)),  # no row counts
 )
 def cross_entropy(logits, targets, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):

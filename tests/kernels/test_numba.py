@@ -189,6 +189,20 @@ def test_sizes_that_do_not_fit_are_errors_and_not_reads_beyond_an_array():
             ops.embedding(x[0, 0], np.array([5]))
 
 
+def test_another_reduction_is_an_error():
+    with kernels.use("numba"), pytest.raises(ValueError, match="not 'median'"):
+        ops.cross_entropy(np.zeros((5, 4)), np.zeros(5, int), reduction="median")
+
+
+def test_targets_may_have_gaps():
+    (x, targets), _ = inputs_of("cross_entropy")
+    gaps = np.stack([targets, np.full_like(targets, -100)], axis=1)[:, 0]
+    with kernels.use("numba"):
+        expected, got = (run(ops.cross_entropy, [x, t], {}, "float64") for t in (targets, gaps))
+    for key, array in expected.items():
+        np.testing.assert_array_equal(got[key], array)
+
+
 def test_a_change_of_what_leaves_share_compiles_them_anew():
     """Numba does not see it: the files whose helpers others call must be those of the checksum in a leaf's name."""
     borrowed = set()

@@ -163,7 +163,8 @@ def tested(file: str, found: list[Edit]) -> list[str]:
             return True
 
         def first_failed(self, session) -> str:
-            for item, following in itertools.pairwise([*session.items, None]):
+            items = sorted(session.items, key=lambda item: Path(file).stem not in item.name)  # its own tests first
+            for item, following in itertools.pairwise([*items, None]):
                 session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
                 if failed:
                     return failed[0]
@@ -202,19 +203,20 @@ def verdicts(file: str, found: list[Edit], dtype: str, check: Callable[[], str])
 
 
 def outcome(check: Callable[[], str], limit: float) -> str:
-    """What `check` returns in a process of its own, or how that process ended."""
+    """What `check` returns in a process of its own, or how that process ended, as after so many seconds' work."""
     receiver, sender = fork.Pipe(duplex=False)
 
     def work():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        sender.send(check())
+        with limited(limit):
+            sender.send(check())
 
     process = fork.Process(target=work)
     process.start()
     sender.close()
     said = "a crash"
     with contextlib.suppress(EOFError):  # of a process that ends without a word
-        said = receiver.recv() if receiver.poll(limit) else "the clock"
+        said = receiver.recv() if receiver.poll(20 * limit) else "the clock"  # which waits
     process.join(0 if said == "the clock" else limit)
     if process.is_alive():
         process.kill()

@@ -284,7 +284,9 @@ def exercise_instead(file: str) -> None:
         exercise()
 
 
-@pytest.mark.parametrize("sanitizer", sanitize.LIBRARIES)
+@pytest.mark.parametrize(
+    "sanitizer", ["thread", *(pytest.param(x, marks=pytest.mark.slow) for x in ("address", "memory"))]
+)
 def test_no_race_no_overrun_nothing_unwritten(sanitizer):
     assert sanitize.call(sanitizer, exercise) == []
 

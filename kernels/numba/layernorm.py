@@ -58,7 +58,9 @@ def normalize_backward(dy, rows, weight, mean, rstd, centered, arrived):
 
 
 def _or_constant(vector, value, rows):
-    return constant(rows.shape[1], value, rows.dtype) if vector is None else np.ascontiguousarray(vector, rows.dtype)
+    if vector is None:
+        return constant(rows.shape[1], value, rows.dtype)
+    return np.ascontiguousarray(vector, rows.dtype).reshape(rows.shape[1])  # an error where the sizes differ
 
 
 @leaf

@@ -22,6 +22,8 @@ from tinygrad_llm.recording import Arena, Changed, Recording, address
 from tinygrad_llm.tensor import Tensor
 
 ATTEMPTS = 4  # to record a step that is like the one before
+LARGE = 2**32
+"""Parameters times tokens from which on a step has no record: it takes so long that Python's share is nothing."""
 
 
 class Captured:
@@ -35,12 +37,14 @@ class Captured:
 
     def __init__(self, loss: Callable[..., Tensor], parameters: Sequence[Parameter]):
         self.loss, self.parameters = loss, parameters
+        self.size = sum(parameter.numel() for parameter in parameters)
         self.weight = np.ones(())
         self.records: dict[tuple, Record] = {}
 
     def __call__(self, *arrays: np.ndarray, weight: float = 1.0) -> float:
         """Add the gradient of weight · loss(*arrays) to each parameter's `grad`, and return the loss."""
-        if kernels.find("program", kernels.HOST) is None or autograd.watching() or not autograd.is_grad_enabled():
+        large = self.size * max(x.size for x in arrays) > LARGE
+        if large or autograd.watching() or kernels.find("program", kernels.HOST) is None:
             return self.run(arrays, weight).item()
         places = ((id(p.data), p.grad is not None and address(p.grad)) for p in self.parameters)
         key = weight, *kernels.active(), *((x.shape, x.dtype.str) for x in arrays), *places
@@ -84,8 +88,8 @@ class Record:
         self.gradients = [self.arena.lasting(parameter.grad) for parameter in self.parameters]
         self.ready = made == self.recording and self.checksums() == replayed
         self.recording, self.attempts = made, self.attempts + 1
-        if made.too_large or (self.attempts == ATTEMPTS and not self.ready):
-            self.arena, self.recording, self.attempts = None, None, ATTEMPTS
+        if self.attempts == ATTEMPTS and not self.ready:
+            self.arena = self.recording = None  # their memory
         return loss.item()
 
     def run(self) -> float:

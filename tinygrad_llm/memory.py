@@ -25,7 +25,7 @@ def empty(shape: tuple[int, ...], dtype, like=None) -> np.ndarray:
     """
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
-    if (made := recording()) and not (made.too_large or on_device(like)):
+    if (made := recording()) and not on_device(like):
         return made.arena.empty(shape, dtype)
     if size < 4 * PAGE or on_device(like):
         return np.empty(shape, dtype, like=like)

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-LIMIT = 2**27
-"""Bytes of an arena from which on a recording is given up: in so large a step Python's share is nothing."""
 LINE = 64  # bytes, of the cache
 PAGE = 4096  # bytes
 
@@ -34,7 +32,6 @@ class Arena:
 
     def __init__(self):
         self.blocks: list[np.ndarray] = []
-        self.size = 0  # bytes
         self.free: dict[int, list[int]] = {}  # by size, the numbers of the blocks that nobody has
 
     def empty(self, shape: tuple[int, ...], dtype) -> np.ndarray:
@@ -49,7 +46,6 @@ class Arena:
         memory = np.empty(size + PAGE, np.uint8)
         start = -address(memory) % PAGE if size >= PAGE else -address(memory) % LINE
         self.blocks.append(memory[start : start + size])
-        self.size += size
         return len(self.blocks) - 1
 
     def lasting(self, x):
@@ -81,19 +77,13 @@ class Recording:
     def __eq__(self, other) -> bool:
         return isinstance(other, Recording) and self.calls == other.calls
 
-    @property
-    def too_large(self) -> bool:
-        return self.arena.size > LIMIT
-
     def launch(self, kernel: Callable, arguments: tuple) -> None:
         """Write down a launch of a kernel."""
-        if not self.too_large:
-            self.program.add(kernel, *self._lasting(kernel, arguments))
+        self.program.add(kernel, *self._lasting(kernel, arguments))
 
     def call(self, function: Callable, arguments: tuple) -> None:
         """Write down a call of a function of the host's."""
-        if not self.too_large:
-            self.program.call(function, *self._lasting(function, arguments))
+        self.program.call(function, *self._lasting(function, arguments))
 
     def _lasting(self, function: Callable, arguments: tuple) -> Iterator:
         self.calls.append((function, *map(_identity, arguments)))

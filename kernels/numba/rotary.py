@@ -50,7 +50,7 @@ def _turned(x, cos, sin_1, sin_2):
     tokens_first = x.swapaxes(1, 2)
     memory = tokens_first if tokens_first.flags.c_contiguous else np.ascontiguousarray(x)
     strides = (x if memory is tokens_first else memory).strides[:3]
-    every = cos[0].size if cos.ndim == 4 else 0  # from a sequence's angles to the next one's
+    every = cos.size // len(x) if cos.ndim == 4 else 0  # from a sequence's angles to the next one's
     angles = (np.ascontiguousarray(a).reshape(-1) for a in (cos, sin_1, sin_2))
     _turn(memory.reshape(-1), *angles, y, *(stride // x.itemsize for stride in strides), every)
     return y

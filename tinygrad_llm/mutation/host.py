@@ -155,17 +155,20 @@ def on_device(planted: Planted, operation: str) -> Iterator[str]:
 
 
 def alone(planted: Planted, operation: str) -> Iterator[str]:
-    """The check that a gradient is the same where no other is wanted, of arrays in Fortran's order."""
-    in_fortrans = functools.partial(np.array, order="F")
+    """The check that a gradient is the same where no other is wanted."""
     for index, inputs, options, exact, _ in expected(operation, "float64"):
         for name in exact.keys() - {"y"}:
             only = {key: exact[key] for key in ("y", name)}
             case = index, inputs, options, only, only
-            yield from wrong(planted, operation, case, "float64", in_fortrans, wanted=name.removeprefix("d"))
+            yield from wrong(planted, operation, case, "float64", wanted=name.removeprefix("d"))
 
 
 def added(planted: Planted, operation: str) -> Iterator[str]:
-    """The check that gradients go to the arrays that are there for them, and next time are added to what is there."""
+    """The check that gradients go to the arrays that are there for them, and next time are added to what is there.
+
+    What they are of is in Fortran's order.
+    """
+    in_fortrans = functools.partial(np.array, order="F")
 
     def twice(apply):
         @functools.wraps(apply)
@@ -185,7 +188,8 @@ def added(planted: Planted, operation: str) -> Iterator[str]:
 
     for index, inputs, options, exact, _ in expected(operation, "float64"):
         exact = {name: x if name == "y" else 2 * x + 1 for name, x in exact.items()}
-        yield from wrong(planted, operation, (index, inputs, options, exact, exact), "float64", through=twice)
+        case = index, inputs, options, exact, exact
+        yield from wrong(planted, operation, case, "float64", in_fortrans, through=twice)
 
 
 def after_a_sum(planted: Planted, operation: str) -> Iterator[str]:

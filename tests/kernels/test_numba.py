@@ -135,11 +135,15 @@ def test_attention_drops_everything_and_takes_a_mask_of_any_dtype():
             np.testing.assert_array_equal(y, expected)
 
 
-def test_a_mask_for_all_heads_is_one_for_each():
-    (qkv,), _ = inputs_of("attention_qkvpacked")
+@pytest.mark.parametrize("name", ["attention_qkvpacked", "attention_segments"])
+def test_a_mask_for_all_heads_is_one_for_each(name):
+    inputs, options = inputs_of(name)
     keep = np.random.default_rng(5).random((3, 1, 37, 37)) < 0.7
     with kernels.use("numba"):
-        one, each = (run(ops.attention_qkvpacked, [qkv, 2, x, 0.3], {}, "float64") for x in (keep, keep.repeat(2, 1)))
+        one, each = (
+            run(getattr(ops, name), inputs, options | {"keep": x, "dropout_p": 0.3}, "float64")
+            for x in (keep, keep.repeat(2, 1))
+        )
     for key, array in each.items():
         np.testing.assert_allclose(one[key], array, rtol=1e-9, atol=1e-12)
 

@@ -31,8 +31,8 @@ class Captured:
 
     `loss` returns a Tensor of one number, and is given arrays of the host's. `parameters` are all that receive a
     gradient. Between the calls they may be updated in place, as optimizers do; one that has another array for its
-    `data` is noticed. Not noticed is what a model is told in other ways: make a new `Captured` where layers are frozen
-    or settings changed.
+    `data` is noticed. Not noticed is what a model is told in other ways (make a new `Captured` where layers are frozen
+    or settings changed), nor what Python decides by a look into arrays, unless `recording.decided` is asked.
     """
 
     def __init__(self, loss: Callable[..., Tensor], parameters: Sequence[Parameter]):

@@ -11,8 +11,6 @@ share of label smoothing,
 Class weights and targets that are distributions take the page's own functions: they are rare, and need a (N, C) array.
 """
 
-import math
-
 import numpy as np
 
 from tinygrad_llm.kernels.numba.common import exp, largest, ordered
@@ -61,8 +59,15 @@ def _add_up(loss, divisor, y) -> None:
     y[...] = loss.sum() / divisor
 
 
+def _check(targets, ignore_index, classes) -> None:
+    counted = targets[targets != ignore_index]
+    if counted.size and not 0 <= counted.min() <= counted.max() < classes:
+        raise IndexError(f"a target is none of {classes} classes")
+
+
 def row_losses(x, targets, ignore_index, label_smoothing):
     """Each row's loss, 0 where it does not count, its highest logit, and total."""
+    repeated(_check, targets, ignore_index, x.shape[1])
     loss, highest, total = empty((3, len(x)), x.dtype)
     _losses(x, np.ascontiguousarray(targets), ignore_index, x.dtype.type(label_smoothing), loss, highest, total)
     return loss, highest, total
@@ -90,7 +95,7 @@ def _losses(part, parts, x, targets, ignore_index, smoothing, loss, highest, tot
         highest[i], total[i], loss[i] = row_highest, row_total, zero
         if target != ignore_index:
             log_total = np.log(row_total)
-            loss[i] = less(log_total, row[target], row_highest) if 0 <= target < row.size else x.dtype.type(math.nan)
+            loss[i] = less(log_total, row[target], row_highest)
             if smoothing > zero:
                 added = zero
                 for c in range(row.size):
@@ -107,5 +112,5 @@ def _softmax_minus(part, parts, x, targets, ignore_index, smoothing, highest, to
         factor = dloss[i] if target != ignore_index else zero
         for c in range(row.size):
             out[c] = factor * (exp(row[c] - row_highest) * share - shift)
-        if target != ignore_index and 0 <= target < row.size:
+        if target != ignore_index:
             out[target] -= (one - smoothing) * factor

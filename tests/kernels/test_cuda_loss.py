@@ -206,6 +206,11 @@ def test_the_head_in_chunks(dtype, options, monkeypatch):
         assert off(ours, expected) <= 3 * LIMITS[dtype]  # the logits and their gradient are rounded on the way
 
 
+def test_the_mean_of_a_single_token_that_counts():
+    h, weight, targets = numbers(2, 9), numbers(11, 9), np.array([3, -100])
+    assert max(map(off, head(h, weight, targets), exact_head(h, weight, targets))) <= LIMITS["float32"]
+
+
 def test_a_small_gradient_survives_float16():
     """Divided by the number of tokens before it is stored, a probability would be less than float16 can hold."""
     h, weight, targets = numbers(2000, 8, dtype="float16"), numbers(300, 8, dtype="float16"), np.full(2000, 7)

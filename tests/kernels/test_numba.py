@@ -187,8 +187,9 @@ def test_sizes_that_do_not_fit_are_errors_and_not_reads_beyond_an_array():
                 ops.attention_qkvpacked(qkv, n_head)
         with pytest.raises(ValueError):
             ops.layernorm(x, np.ones(3), None)
-        with pytest.raises(IndexError):
-            ops.cross_entropy(x[0, 0], np.array([0, 1, 2, 3, 4]))
+        for no_class in (-1, 4):
+            with pytest.raises(IndexError):
+                ops.cross_entropy(x[0, 0], np.array([0, 1, 2, 3, no_class]))
         with pytest.raises(IndexError):
             ops.embedding(x[0, 0], np.array([5]))
 

@@ -11,6 +11,7 @@ page if none does, or if the kernel raises `Unsupported`.
 """
 
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import warnings
@@ -175,8 +176,15 @@ def _defines_kernel(file: Path) -> bool:
     return f"def {file.stem}_" in file.read_text()
 
 
+class _Uncached(importlib.machinery.SourceFileLoader):
+    """Python takes a file of the same second and size for the one that it has compiled. One's own kernel is at work."""
+
+    def path_stats(self, path):
+        raise OSError("compiled anew each time")
+
+
 def _import_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(path.stem, path, loader=_Uncached(path.stem, str(path)))
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -91,7 +91,8 @@ def _normalize_backward(part, parts, dy, x, weight, mean, rstd, arrived, dx, add
     size, zero = x.dtype.type(width), x.dtype.type(0)
     step = lanes(xs)
     whole = width // step * step
-    mine[: 2 * width] = 0
+    for c in range(2 * width):
+        mine[c] = zero
     for i in range(rows * part // parts, rows * (part + 1) // parts):
         center, scale, start = mean[i], rstd[i], i * width
         g_sum = g_xhat_sum = spread(xs, zero)

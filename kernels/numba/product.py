@@ -156,8 +156,8 @@ def multiply(
                 bottom = min(rows, i + STRIPS * ROWS)
                 pack_strips(a, k * a_column + i * a_row, a_column, a_row, length, bottom - i, strips)
                 if sums.size and j == 0:
-                    if k == 0 and not add_sums:
-                        sums[i:bottom] = 0
+                    for row in range(i, bottom if k == 0 and not add_sums else i):
+                        sums[row] = 0
                     add_strips(strips, length, bottom - i, sums[i:])
                 for y in range(i, bottom, ROWS):
                     strip = (y - i) // ROWS * length * step
@@ -188,8 +188,9 @@ def column_sums(x: np.ndarray) -> np.ndarray:
 
 @leaf
 def _add_rows(part, parts, x, added):
-    mine = added[part, : x.shape[1]]
-    mine[:] = 0
+    mine = added[part]
+    for j in range(x.shape[1]):
+        mine[j] = 0
     for i in range(len(x) * part // parts, len(x) * (part + 1) // parts):
         row = x[i]
         for j in range(row.size):

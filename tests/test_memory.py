@@ -31,15 +31,16 @@ print(faults(50))
 STEPS = """
 import os, resource, sys
 import numpy as np
+from tinygrad_llm.capture import Captured
 from tinygrad_llm.memory import PAGE, keep_freed_memory
 from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.optim import AdamW
 
 keep_freed_memory()
-layers, width, block, steps = map(int, sys.argv[1:])
+layers, width, block, steps, capture = map(int, sys.argv[1:])
 config = GPTConfig(vocab_size=65, block_size=block, n_layer=layers, n_head=2, n_embd=width)
 model = GPT(config)
-optimizer = AdamW(model.parameters())
+optimizer, captured = AdamW(model.parameters()), Captured(model.loss, model.parameters())
 ids, targets = np.random.default_rng(0).integers(0, 65, (2, 12, block))
 
 def resident():
@@ -48,7 +49,7 @@ def resident():
 def train(steps):
     for _ in range(steps):
         optimizer.zero_grad()
-        model.loss(ids, targets).backward()
+        captured(ids, targets) if capture else captured.run((ids, targets), 1.0)
         _, scale = optimizer.clip_grad_norm(1.0)
         optimizer.step(scale)
 
@@ -71,19 +72,21 @@ def test_freed_memory_is_used_again():
 
 
 @linux
-def test_a_step_after_the_first_few_asks_for_nothing_large():
+@pytest.mark.parametrize("capture", [0, 1], ids=["operations", "record"])
+def test_a_step_after_the_first_few_asks_for_nothing_large(capture):
     """A step of this model allocates 25 MB in all; a page is 4 kB."""
-    grown, faults = run(STEPS, 2, 128, 64, 50)
+    grown, faults = run(STEPS, 2, 128, 64, 50, capture)
     assert grown < 2**20
     assert faults < 50 * 16
 
 
 @linux
+@pytest.mark.parametrize("capture", [0, 1], ids=["operations", "record"])
 @pytest.mark.parametrize("steps", [2_500, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_memory_does_not_grow(steps):
+def test_memory_does_not_grow(steps, capture):
     """An array of 4 kB that a step leaves behind would make 10 MB, and so would the smallest, of 1 kB, in 10,000 steps;
     the heap settles within 4 MB."""
-    grown, _ = run(STEPS, 1, 16, 16, steps)
+    grown, _ = run(STEPS, 1, 16, 16, steps, capture)
     assert grown < 8 * 2**20
 
 

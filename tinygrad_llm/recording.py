@@ -108,16 +108,16 @@ def unrecorded() -> Iterator[None]:
 def repeated(function: Callable, *arguments) -> None:
     """Call a function that writes into arrays, or raises an error; and again in every run of what is recorded here."""
     function(*arguments)
-    if found := _recording.get():
-        found.call(function, arguments)
+    if made := _recording.get():
+        made.call(function, arguments)
 
 
 def decided(function: Callable, *arguments):
     """What a function finds in arrays, for Python to act upon: a run of what is recorded here raises `Changed` where
     it finds something else."""
     found = function(*arguments)
-    if recording := _recording.get():
-        recording.call(_expect, (found, function, *arguments))
+    if made := _recording.get():
+        made.call(_expect, (found, function, *arguments))
     return found
 
 

@@ -1,7 +1,7 @@
 """Attention a strip of queries at a time: `tinygrad_llm.ops.attention` has the definition and the derivation.
 
 The (T, S) scores and probabilities are the largest arrays of a small GPT, and with a causal mask half of them is
-nothing. Here a thread takes one head, and of it as many queries as a tile of `vectors.multiply_tile` has rows. Their
+nothing. Here a thread takes one head, and of it as many queries as a tile (`vectors.multiply_tile`) has rows. Their
 scores are a strip that stays in the cache, only as long as what they may see, so that of the masked half hardly any is
 made: scores, softmax and y = p v are done with it before the next strip begins. Kept for the backward is, for each
 query, lse = log sum_j e^{s_j}, from which it makes the strip again, p = e^{s - lse}, as in FlashAttention (Dao et al.
@@ -39,13 +39,23 @@ from tinygrad_llm.kernels.numba.simd import (
     total,
 )
 from tinygrad_llm.kernels.numba.threads import leaf, scratch
-from tinygrad_llm.kernels.numba.vectors import BITS, ROWS, lanes, multiply_tile, panel_width, transpose
+from tinygrad_llm.kernels.numba.vectors import AVX512, BITS, by_type, lanes, multiply_tile, transpose
 from tinygrad_llm.memory import empty
 from tinygrad_llm.ops import attention as page
 from tinygrad_llm.random import booleans
 
+ROWS = 12 if AVX512 else 6  # of a tile, which is two vectors wide
 BLOCK = 4 * ROWS  # queries whose part of dk and dv is added at once
 NO_DROPOUT = np.empty(0, bool)
+multiply_strip = multiply_tile(ROWS, 2)
+
+
+@by_type
+def panel_width(array) -> int:
+    """How many columns a tile has."""
+    return 2 * lanes(array)
+
+
 transpose_panel = transpose(panel_width)
 
 
@@ -123,7 +133,7 @@ def tiles(x, a, a_row, a_column, b, b_panel, b_row, depth, s, c, c_row, columns)
     s_row, s_step = (c_row, 1) if s == c else (0, 0)
     for j in range(0, columns, wide):
         before, panel = s + j * s_step, b + j // wide * b_panel
-        multiply_tile(x, a, a_row, a_column, x, panel, b_row, depth, x, before, s_row, x, c + j, c_row)
+        multiply_strip(x, a, a_row, a_column, x, panel, b_row, depth, x, before, s_row, x, c + j, c_row)
 
 
 @helper

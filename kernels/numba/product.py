@@ -24,25 +24,17 @@ import numpy as np
 
 from tinygrad_llm.kernels.numba.common import constant, helper
 from tinygrad_llm.kernels.numba.gelu import activate, activate_back
-from tinygrad_llm.kernels.numba.simd import load, load_first, store_first
+from tinygrad_llm.kernels.numba.simd import load_first, spread, store_first
 from tinygrad_llm.kernels.numba.threads import leaf, scratch, total_of
 from tinygrad_llm.kernels.numba.threads import sums as thread_sums
-from tinygrad_llm.kernels.numba.vectors import (
-    ROWS,
-    copy,
-    lanes,
-    multiply_tile,
-    panel_width,
-    strip_step,
-    strip_width,
-    transpose,
-)
+from tinygrad_llm.kernels.numba.vectors import AVX512, by_type, copy, lanes, multiply_tile, transpose
 from tinygrad_llm.memory import empty
 
-DEPTH, PANELS, STRIPS = 384, 16, 8
+ROWS, VECTORS = 8 if AVX512 else 4, 3  # of a tile; their product, and four more, fit into the registers
+DEPTH, PANELS, STRIPS = 384, 16, 12
 NOTHING, FORWARD, BACKWARD = 0, 1, 2  # what comes after the product: gelu of it, or its product with gelu's derivative
-WIDEST = 32, 16  # a tile's columns, and a strip's numbers for each k, in any dtype and on any machine
-SCRATCH = (ROWS + PANELS * DEPTH) * WIDEST[0] + STRIPS * DEPTH * WIDEST[1]  # numbers that a thread cuts and packs into
+WIDEST = 16 * VECTORS  # a tile's columns, in any dtype and on any machine
+SCRATCH = ROWS * WIDEST + DEPTH * (PANELS * WIDEST + STRIPS * ROWS)  # numbers that a thread cuts and packs into
 
 
 def product(a, b, out=None, add=False, bias=None, sums=None, add_sums=False) -> np.ndarray:
@@ -86,35 +78,49 @@ def _flat(x: np.ndarray) -> tuple[np.ndarray, int, int]:
     return np.ascontiguousarray(x).reshape(-1), x.shape[1], 1
 
 
-def packer(width, step):
-    """The function that copies a matrix X (depth, count) into slices of `width` columns, each k after k, `step` apart.
+@by_type
+def strip_width(array) -> int:
+    """How many rows of A a tile has."""
+    return ROWS
 
-    The last slice is filled up with zeros, which keeps what is not a number out of the tiles' rims.
+
+@by_type
+def panel_width(array) -> int:
+    """How many columns of B a tile has."""
+    return VECTORS * lanes(array)
+
+
+def packer(width, unit):
+    """The function that copies a matrix X (depth, count) into slices of `width` columns, each k after k.
+
+    It copies `unit` columns at a time, the last filled up with zeros, so that no NaN comes into the rims of tiles.
     """
-    copy_one, transpose_one = copy(width), transpose(width)
+    copy_one, transpose_one = copy(unit), transpose(unit)
 
     @helper
     def pack(x, start, x_row, x_column, depth, count, packed):
-        wide, stride, vector = width(packed), step(packed), lanes(packed)
-        slices, whole = count // wide, depth // vector * vector
-        for j in range(0 if x_column == 1 else slices):
-            for k in range(0, whole, vector):
-                corner = start + k * x_row + j * wide * x_column
-                transpose_one(x, corner, x_column, packed, (j * depth + k) * stride, stride)
+        wide, few, vector = width(packed), unit(packed), lanes(packed)
+        whole, deep = count // few * few, depth // vector * vector if x_column != 1 else depth
+        if x_column == 1:
+            for k in range(depth):
+                for j in range(0, whole, few):
+                    copy_one(x, start + k * x_row + j, packed, (j // wide * depth + k) * wide + j % wide)
+        else:
+            for j in range(0, whole, few):
+                slot = j // wide * depth * wide + j % wide
+                for k in range(0, deep, vector):
+                    transpose_one(x, start + k * x_row + j * x_column, x_column, packed, slot + k * wide, wide)
         for k in range(depth):
-            if x_column == 1:
-                for j in range(slices):
-                    copy_one(x, start + k * x_row + j * wide, packed, (j * depth + k) * stride)
-            first = 0 if x_column != 1 and k >= whole else slices * wide
-            for j in range(first, -(-count // wide) * wide):
+            for j in range(whole if k < deep else 0, -(-count // few) * few):
                 number = x[start + k * x_row + j * x_column] if j < count else packed.dtype.type(0)
-                packed[(j // wide * depth + k) * stride + j % wide] = number
+                packed[(j // wide * depth + k) * wide + j % wide] = number
 
     return pack
 
 
-pack_strips = packer(strip_width, strip_step)
-pack_panels = packer(panel_width, panel_width)
+pack_strips = packer(strip_width, strip_width)
+pack_panels = packer(panel_width, lanes)
+one_vector, two_vectors, three_vectors = (multiply_tile(ROWS, vectors) for vectors in (1, 2, 3))
 
 
 @helper
@@ -128,14 +134,13 @@ def paste(x, x_row, y, y_row, rows, columns):
 @helper
 def add_strips(strips, depth, rows, sums):
     """sums[i] += the sum of row i, of `rows` rows packed in strips."""
-    step = strip_step(strips)
     for i in range(0, rows, ROWS):
-        count = min(ROWS, rows - i)
-        for lane in range(0, count, lanes(strips)):
-            added = load(strips, i // ROWS * depth * step + lane)
-            for k in range(1, depth):
-                added = added + load(strips, (i // ROWS * depth + k) * step + lane)
-            store_first(sums, i + lane, load_first(sums, i + lane, count - lane) + added, count - lane)
+        for lane in range(0, min(ROWS, rows - i), lanes(strips)):
+            count = min(ROWS, rows - i) - lane
+            added = spread(sums, 0.0)
+            for k in range(depth):
+                added = added + load_first(strips, i * depth + k * ROWS + lane, count)
+            store_first(sums, i + lane, load_first(sums, i + lane, count) + added, count)
 
 
 @helper
@@ -144,7 +149,7 @@ def multiply(
     sums, add_sums, scratch,
 ):  # fmt: skip
     """One thread's part of C: `rows` rows, c_row numbers apart, of `columns` columns."""
-    wide, step = panel_width(c), strip_step(c)
+    wide, vector = panel_width(c), lanes(c)
     edge, panels, strips = scratch, scratch[ROWS * wide :], scratch[(ROWS + PANELS * DEPTH) * wide :]
     for k in range(0, depth, DEPTH):
         length = min(DEPTH, depth - k)
@@ -160,17 +165,23 @@ def multiply(
                         sums[row] = 0
                     add_strips(strips, length, bottom - i, sums[i:])
                 for y in range(i, bottom, ROWS):
-                    strip = (y - i) // ROWS * length * step
                     for x in range(j, right, wide):
-                        panel, before, after = (x - j) * length, y * s_row + x, y * c_row + x
-                        if y + ROWS <= rows and x + wide <= columns:
+                        strip, panel, before, after = (y - i) * length, (x - j) * length, y * s_row + x, y * c_row + x
+                        high, broad = min(ROWS, rows - y), min(wide, columns - x)  # of the tile, what C has
+                        whole = high == ROWS and broad % vector == 0
+                        if whole:
                             tile = s, before, s_row, c, after, c_row
-                        else:  # larger than what is left of C
-                            paste(s[before:], s_row, edge, wide, min(ROWS, rows - y), min(wide, columns - x))
+                        else:
+                            paste(s[before:], s_row, edge, wide, high, broad)
                             tile = edge, 0, wide, edge, 0, wide
-                        multiply_tile(strips, strip, 1, step, panels, panel, wide, length, *tile)
-                        if y + ROWS > rows or x + wide > columns:
-                            paste(edge, wide, c[after:], c_row, min(ROWS, rows - y), min(wide, columns - x))
+                        if broad > 2 * vector:
+                            three_vectors(strips, strip, 1, ROWS, panels, panel, wide, length, *tile)
+                        elif broad > vector:
+                            two_vectors(strips, strip, 1, ROWS, panels, panel, wide, length, *tile)
+                        else:
+                            one_vector(strips, strip, 1, ROWS, panels, panel, wide, length, *tile)
+                        if not whole:
+                            paste(edge, wide, c[after:], c_row, high, broad)
                     for row in range(y, min(y + ROWS, rows) if then != NOTHING and k + DEPTH >= depth else y):
                         span = slice(row * c_row + j, row * c_row + right)
                         if then == FORWARD:

@@ -58,7 +58,7 @@ def leaf(function: Callable) -> Callable:
 
 def scratch(size: int, dtype) -> np.ndarray:
     """(threads, at least size): memory for each thread to work in, kept: it is in the cache when it is wanted again."""
-    kept = _kept.__dict__
+    kept, size = _kept.__dict__, -(-size // APART) * APART
     if dtype.char not in kept or kept[dtype.char].shape[1] < size:
         with unrecorded():
             kept[dtype.char] = empty((numba.config.NUMBA_NUM_THREADS, size), dtype)

@@ -1,12 +1,16 @@
 """What Numba cannot say and LLVM's own language can: loops over whole vectors of numbers, held in registers.
 
-`multiply_tile` is the heart of `product` and `attention`. It holds a tile of C, ROWS rows of two vectors, while it runs
-along k: for each k it loads two vectors of B and, for each row, one number of A that it spreads over a vector, for
-2 ROWS multiply-adds. So a number from memory is used ROWS times, or as often as two vectors are long, and hardly a
-register is left over: a core cannot multiply faster. `copy` and `transpose` bring matrices into the order in which it
-reads them: a *strip* is ROWS rows of A, a *panel* two vectors' columns of B, and both are stored k after k, each k in
-whole vectors. LLVM's `fmuladd` is one instruction where the machine has such, and elsewhere two: its `fma` would there
-call the C library for each number.
+`multiply_tile` is the heart of `product` and `attention`. It holds a tile of C, some rows of a few vectors, while it
+runs along k: for each k it loads a row of B and, for each row of C, one number of A that it spreads over a vector. For
+R rows of V vectors that is R V multiply-adds and R + V loads, and besides the tile's registers V + 1 more, which are
+nearly all that there are. A core could do as many loads as multiply-adds, did it not have to bring what it loads from
+farther caches at the same time: the fewer loads the better, so the nearer R is to V. But a tile that is wider than the
+matrix is partly idle. `product` has R = 8 and V = 3, and fewer vectors at the right rim; `attention`, whose matrices
+are as narrow as a head, has R = 12 and V = 2. C itself is asked for at the beginning, and has arrived at the end.
+
+`copy` and `transpose` bring matrices into the order in which it reads them: a *strip* is R rows of A, a *panel* V
+vectors' columns of B, and both are stored k after k. LLVM's `fmuladd` is one instruction where the machine has such,
+and elsewhere two: its `fma` would there call the C library for each number.
 
 All take one-dimensional arrays, where in them to start, and strides, all in numbers; nothing checks the bounds.
 """
@@ -21,13 +25,12 @@ from numba.extending import intrinsic, overload
 
 AVX512 = "+avx512f" in (numba.config.CPU_FEATURES or "")
 BITS = 512 if AVX512 else 256  # of a vector; where a machine's are shorter, LLVM takes two
-ROWS = 12 if AVX512 else 6  # 2 ROWS accumulators, and three more, are the registers that there are
 
 INDEX, LANE = ir.IntType(64), ir.IntType(32)
 NUMBERS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 
 
-def size(function: Callable) -> Callable:
+def by_type(function: Callable) -> Callable:
     """Let leaves call a function of an array's type, too: there it is a constant."""
 
     @overload(function)
@@ -38,28 +41,10 @@ def size(function: Callable) -> Callable:
     return function
 
 
-@size
+@by_type
 def lanes(array) -> int:
     """How many of the array's numbers a vector holds."""
     return BITS // array.dtype.bitwidth
-
-
-@size
-def strip_width(array) -> int:
-    """How many rows of A a tile has."""
-    return ROWS
-
-
-@size
-def panel_width(array) -> int:
-    """How many columns of B a tile has."""
-    return 2 * lanes(array)
-
-
-@size
-def strip_step(array) -> int:
-    """How many numbers a strip has for each k: its rows, in whole vectors."""
-    return -(-ROWS // lanes(array)) * lanes(array)
 
 
 class Memory:
@@ -84,54 +69,69 @@ class Memory:
         self.builder.store(vector, self.builder.bitcast(address, vector.type.as_pointer())).align = self.size
 
 
-@intrinsic
-def multiply_tile(
-    typing_context, a, a_start, a_row, a_column, b, b_start, b_row, depth, s, s_start, s_row, c, c_start, c_row
-):
-    """C[i, :] = S[i, :] + sum_k A[i, k] B[k, :] for ROWS rows i, two vectors of columns, and k < depth; S may be C."""
-    count = lanes(c)
+def multiply_tile(rows: int, vectors: int):
+    """An intrinsic: C[i, :] = S[i, :] + sum_k A[i, k] B[k, :], of so many rows and vectors, k < depth. S may be C."""
 
-    def generate(context, builder, signature, arguments):
-        a, b, s, c = (
-            Memory(context, builder, signature.args[i], arguments[i], arguments[i + 1]) for i in (0, 4, 8, 11)
-        )
-        a_row, a_column, b_row, depth, s_row, c_row = (arguments[i] for i in (2, 3, 6, 7, 10, 13))
-        vector = ir.VectorType(c.number, count)
-        fma_type, fma_name = ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{count}f{8 * c.size}"
-        fma = cgutils.get_or_insert_function(builder.module, fma_type, fma_name)
-        offsets = [builder.mul(a_row, INDEX(i)) for i in range(ROWS)]
-        tile = [(i, half) for i in range(ROWS) for half in (0, 1)]
+    @intrinsic
+    def kernel(
+        typing_context, a, a_start, a_row, a_column, b, b_start, b_row, depth, s, s_start, s_row, c, c_start, c_row
+    ):
+        count = lanes(c)
 
-        # for k in range(depth): sums[i, :] += a[i, k] * b[k, :]
-        before, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("after")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        k, a_k, b_k = builder.phi(INDEX), builder.phi(a.start.type), builder.phi(b.start.type)
-        sums = {place: builder.phi(vector) for place in tile}
-        zeros = ir.Constant(vector, [c.number(0.0)] * count)
-        for phi, value in [(k, INDEX(0)), (a_k, a.start), (b_k, b.start), *((s, zeros) for s in sums.values())]:
-            phi.add_incoming(value, before)
-        columns = [b.load(builder.gep(b_k, [INDEX(half * count)]), count) for half in (0, 1)]
-        added = {}
-        for i, half in tile:
-            if half == 0:
-                spread = splat(builder, builder.load(builder.gep(a_k, [offsets[i]])), vector)
-            added[i, half] = builder.call(fma, [spread, columns[half], sums[i, half]])
-        next_k = builder.add(k, INDEX(1))
-        steps = [(k, next_k), (a_k, builder.gep(a_k, [a_column])), (b_k, builder.gep(b_k, [b_row]))]
-        for phi, value in [*steps, *((sums[place], added[place]) for place in tile)]:
-            phi.add_incoming(value, loop)
-        builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, after)
+        def generate(context, builder, signature, arguments):
+            a, b, s, c = (
+                Memory(context, builder, signature.args[i], arguments[i], arguments[i + 1]) for i in (0, 4, 8, 11)
+            )
+            a_row, a_column, b_row, depth, s_row, c_row = (arguments[i] for i in (2, 3, 6, 7, 10, 13))
+            vector = ir.VectorType(c.number, count)
+            fma_type, fma_name = ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{count}f{8 * c.size}"
+            fma = cgutils.get_or_insert_function(builder.module, fma_type, fma_name)
+            offsets = [builder.mul(a_row, INDEX(i)) for i in range(rows)]
+            tile = [(i, j) for i in range(rows) for j in range(vectors)]
+            results = {(i, j): builder.gep(c.at(c_row, i), [INDEX(j * count)]) for i, j in tile}
+            for address in results.values():
+                expect(builder, address)
 
-        # c[i, :] = s[i, :] + sums[i, :]
-        builder.position_at_end(after)
-        for i, half in tile:
-            before_it = s.load(builder.gep(s.at(s_row, i), [INDEX(half * count)]), count)
-            c.store(builder.fadd(before_it, added[i, half]), builder.gep(c.at(c_row, i), [INDEX(half * count)]))
-        return context.get_dummy_value()
+            # for k in range(depth): sums[i, :] += a[i, k] * b[k, :]
+            before, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("after")
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            k, a_k, b_k = builder.phi(INDEX), builder.phi(a.start.type), builder.phi(b.start.type)
+            sums = {place: builder.phi(vector) for place in tile}
+            zeros = ir.Constant(vector, [c.number(0.0)] * count)
+            for phi, value in [(k, INDEX(0)), (a_k, a.start), (b_k, b.start), *((s, zeros) for s in sums.values())]:
+                phi.add_incoming(value, before)
+            columns = [b.load(builder.gep(b_k, [INDEX(j * count)]), count) for j in range(vectors)]
+            added = {}
+            for i, j in tile:
+                if j == 0:
+                    spread = splat(builder, builder.load(builder.gep(a_k, [offsets[i]])), vector)
+                added[i, j] = builder.call(fma, [spread, columns[j], sums[i, j]])
+            next_k = builder.add(k, INDEX(1))
+            steps = [(k, next_k), (a_k, builder.gep(a_k, [a_column])), (b_k, builder.gep(b_k, [b_row]))]
+            for phi, value in [*steps, *((sums[place], added[place]) for place in tile)]:
+                phi.add_incoming(value, loop)
+            builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, after)
 
-    two, three = (types.int64,) * 2, (types.int64,) * 3
-    return types.void(a, *three, b, *three, s, *two, c, *two), generate
+            # c[i, :] = s[i, :] + sums[i, :]
+            builder.position_at_end(after)
+            for i, j in tile:
+                before_it = s.load(builder.gep(s.at(s_row, i), [INDEX(j * count)]), count)
+                c.store(builder.fadd(before_it, added[i, j]), results[i, j])
+            return context.get_dummy_value()
+
+        two, three = (types.int64,) * 2, (types.int64,) * 3
+        return types.void(a, *three, b, *three, s, *two, c, *two), generate
+
+    return kernel
+
+
+def expect(builder, address) -> None:
+    """Ask for what is at the address to be in the cache soon."""
+    pointer = builder.bitcast(address, ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, LANE, LANE, LANE])
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(prefetch, [pointer, LANE(0), LANE(3), LANE(1)])
 
 
 def splat(builder, value, vector):
@@ -141,7 +141,7 @@ def splat(builder, value, vector):
 
 
 def copy(width: Callable):
-    """An intrinsic: y[j] = x[j], for as many j as `width` says; y is written in whole vectors."""
+    """An intrinsic: y[j] = x[j], for as many j as `width` says."""
 
     @intrinsic
     def kernel(typing_context, x, x_start, y, y_start):
@@ -151,7 +151,7 @@ def copy(width: Callable):
             for first in range(0, width(x), lanes(x)):
                 place = INDEX(first)
                 vector = source.load(builder.gep(source.start, [place]), min(lanes(x), width(x) - first))
-                target.store(lengthen(builder, vector, lanes(x)), builder.gep(target.start, [place]))
+                target.store(vector, builder.gep(target.start, [place]))
             return context.get_dummy_value()
 
         return types.void(x, types.int64, y, types.int64), generate
@@ -160,7 +160,7 @@ def copy(width: Callable):
 
 
 def transpose(width: Callable):
-    """An intrinsic: Y[k, j] = X[j, k], for a vector of k and as many j as `width` says; Y is written in whole vectors.
+    """An intrinsic: Y[k, j] = X[j, k], for a vector of k and as many j as `width` says.
 
     A vector at a time, by halves: exchange every other number between rows j and j + 1, every other pair between j and
     j + 2, and so on. After log2(lanes) rounds each vector holds what was a column. x_row and y_row are strides.
@@ -183,7 +183,8 @@ def transpose(width: Callable):
                         rows[j], rows[j + step] = exchange(builder, rows[j], rows[j + step], step)
                     step *= 2
                 for k, row in enumerate(rows):
-                    target.store(row, builder.gep(target.at(arguments[5], k), [INDEX(first)]))
+                    place = builder.gep(target.at(arguments[5], k), [INDEX(first)])
+                    target.store(shorten(builder, row, len(kept)), place)
             return context.get_dummy_value()
 
         return types.void(x, types.int64, types.int64, y, types.int64, types.int64), generate
@@ -191,11 +192,10 @@ def transpose(width: Callable):
     return kernel
 
 
-def lengthen(builder, vector, count: int):
-    """The vector with anything behind its numbers, up to `count`."""
-    places = [min(p, vector.type.count) for p in range(count)]
+def shorten(builder, vector, count: int):
+    """The vector's first `count` numbers."""
     nothing = ir.Constant(vector.type, ir.Undefined)
-    return builder.shuffle_vector(vector, nothing, ir.Constant(ir.VectorType(LANE, count), places))
+    return builder.shuffle_vector(vector, nothing, ir.Constant(ir.VectorType(LANE, count), list(range(count))))
 
 
 def exchange(builder, upper, lower, step: int):

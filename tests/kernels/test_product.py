@@ -12,9 +12,9 @@ import pytest
 from tinygrad_llm.kernels.numba import vectors
 from tinygrad_llm.kernels.numba.product import product
 
-SIZES = [1, 3, 7, 33, 97]
+SIZES = [1, 3, 7, 33, 80, 97]
 SHAPES = [(m, k, n) for m in SIZES for k in (1, 33, 600) for n in SIZES]
-"""600 is more than one stretch of k, and 97 columns end in the middle of a tile."""
+"""600 is more than one stretch of k; 33 and 97 columns end within a vector, 80 with a tile's second one."""
 
 
 def operands(m, k, n, dtype):
@@ -90,9 +90,9 @@ def test_the_result_is_written_or_added_where_it_is_wanted():
 
 TILE = """
 import numba, numpy
-from tinygrad_llm.kernels.numba import vectors
-tile = numba.njit(lambda a, b, c: vectors.multiply_tile(a, 0, 33, 1, b, 0, 32, 33, c, 0, 32, c, 0, 32))
-tile(*numpy.ones((3, 12 * 99), "f"))
+from tinygrad_llm.kernels.numba.product import three_vectors
+tile = numba.njit(lambda a, b, c: three_vectors(a, 0, 33, 1, b, 0, 48, 33, c, 0, 48, c, 0, 48))
+tile(*numpy.ones((3, 33 * 48), "f"))
 print(*tile.inspect_asm().values())
 """
 AVX2, AVX = ("haswell", "+avx2,+fma"), ("sandybridge", "+avx")  # and not fma
@@ -110,10 +110,10 @@ def instructions(*machine: str) -> list[str]:
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="looks for x86's instructions")
 @pytest.mark.parametrize("machine", [(), AVX2])
 def test_a_tile_is_made_of_vector_instructions(machine):
-    """The inner loop's multiply-adds, two for each row of the tile, work on whole vectors held in registers."""
+    """The inner loop's multiply-adds, three for each row of the tile, work on whole vectors held in registers."""
     wide = vectors.AVX512 and not machine
     fused = [line for line in instructions(*machine) if "vfmadd" in line]
-    assert len(fused) == 2 * (12 if wide else 6)
+    assert fused and len(fused) % (3 * (8 if wide else 4)) == 0  # LLVM may do several steps along k in one turn
     assert all(line.count("zmm" if wide else "ymm") == 3 for line in fused)
 
 
@@ -122,4 +122,4 @@ def test_a_machine_without_fused_instructions_multiplies_and_adds_vectors():
     lines = instructions(*AVX)
     assert not [line for line in lines if "fma" in line]
     for name in ("vmulps", "vaddps"):
-        assert len([line for line in lines if name in line and line.count("ymm") >= 2]) >= 2 * 6
+        assert len([line for line in lines if name in line and line.count("ymm") >= 2]) >= 3 * 4

@@ -13,7 +13,7 @@ import numpy as np
 
 PARTS = 3
 SCRATCH = {}
-BITS, ROWS = 256, 6  # as `vectors` has them on machines without 512-bit vectors
+BITS = 256  # as `vectors` has it on machines without 512-bit vectors
 
 
 def leaf(function):
@@ -120,18 +120,6 @@ def keep_where(vector, keep, start, count):
 # vectors
 
 
-def panel_width(x):
-    return 2 * lanes(x)
-
-
-def strip_width(x):
-    return ROWS
-
-
-def strip_step(x):
-    return -(-ROWS // lanes(x)) * lanes(x)
-
-
 def matrix(start, row, column, rows, columns):
     """The places of a matrix's numbers. None lies before the array: NumPy itself sees those behind it."""
     places = start + row * np.arange(rows)[:, None] + column * np.arange(columns)
@@ -140,27 +128,26 @@ def matrix(start, row, column, rows, columns):
     return places
 
 
-def multiply_tile(a, a_start, a_row, a_column, b, b_start, b_row, depth, s, s_start, s_row, c, c_start, c_row):
-    depth, wide = max(depth, 1), panel_width(c)
-    before = s[matrix(s_start, s_row, 1, ROWS, wide)]
-    left, right = a[matrix(a_start, a_row, a_column, ROWS, depth)], b[matrix(b_start, b_row, 1, depth, wide)]
-    c[matrix(c_start, c_row, 1, ROWS, wide)] = before + left @ right
+def multiply_tile(rows, vectors):
+    def kernel(a, a_start, a_row, a_column, b, b_start, b_row, depth, s, s_start, s_row, c, c_start, c_row):
+        depth, wide = max(depth, 1), vectors * lanes(c)
+        before = s[matrix(s_start, s_row, 1, rows, wide)]
+        left, right = a[matrix(a_start, a_row, a_column, rows, depth)], b[matrix(b_start, b_row, 1, depth, wide)]
+        c[matrix(c_start, c_row, 1, rows, wide)] = before + left @ right
+
+    return kernel
 
 
 def copy(width):
     def kernel(x, x_start, y, y_start):
-        count = width(x)
-        at(y, y_start, -(-count // lanes(x)) * lanes(x))[...] = np.nan
-        at(y, y_start, count)[...] = at(x, x_start, count)
+        at(y, y_start, width(x))[...] = at(x, x_start, width(x))
 
     return kernel
 
 
 def transpose(width):
     def kernel(x, x_start, x_row, y, y_start, y_row):
-        count, long = width(x), lanes(x)
-        y[matrix(y_start, y_row, 1, long, -(-count // long) * long)] = np.nan
-        y[matrix(y_start, y_row, 1, long, count)] = x[matrix(x_start, x_row, 1, count, long)].T
+        y[matrix(y_start, y_row, 1, lanes(x), width(x))] = x[matrix(x_start, x_row, 1, width(x), lanes(x))].T
 
     return kernel
 
@@ -201,10 +188,11 @@ INSTEAD = {  # of what kernels import
         **{f.__name__: f for f in (load, load_first, store, store_first, spread, keep_first, keep_where)},
         **{"maximum": np.maximum, "largest": np.max, "total": np.sum, "exp": np.exp, "Vector": None},
         fma=lambda a, b, c: a * b + c,
+        fetch=lambda x, start, size: None,
         prefetch=lambda x, start: None,
     ),
     f"{NUMBA}.vectors": SimpleNamespace(
-        **{f.__name__: f for f in (lanes, panel_width, strip_width, strip_step, multiply_tile, copy, transpose)},
-        **{"BITS": BITS, "ROWS": ROWS, "NUMBERS": None},
+        **{f.__name__: f for f in (lanes, multiply_tile, copy, transpose)},
+        **{"BITS": BITS, "AVX512": False, "NUMBERS": None, "by_type": lambda function: function},
     ),
 }

@@ -71,6 +71,20 @@ def test_attention_makes_the_same_mask_in_registers(p):
             np.testing.assert_allclose(there, here, atol=1e-5)
 
 
+@pytest.mark.parametrize("word", range(4))
+def test_a_number_at_the_threshold_is_kept(word):
+    """Of four made at once, and of each made by itself, as in attention."""
+    bits = random.philox((0, 0, 0, 0), (SEED & random.LOW, SEED >> 32))[word] >> 8
+    mask = random.Mask(SEED, (1, 1, 1, 4), bits / 2**24)
+    here, there = (mask.array(to_device(np.zeros(1, np.float32), device)) for device in ("cpu", "cuda"))
+    values = np.eye(4, dtype=np.float32)[None, None]  # so that y is the probabilities
+    q, k, v = (Tensor(x).to("cuda") for x in (normal(1, 1, 1, 4), normal(1, 1, 4, 4), values))
+    y = attention(q, k, v, keep=mask, dropout_p=mask.p).data.get()
+    assert here[..., word].all()
+    np.testing.assert_array_equal(there.get(), here)
+    np.testing.assert_array_equal(y != 0, here)
+
+
 def buffers(size, dtype, offset):
     """param, grad, m and v; with an offset, where packs of 16 bytes do not begin."""
     arrays = [normal(size + offset, dtype=dtype, seed=seed) for seed in range(2)]

@@ -44,16 +44,16 @@ from tinygrad_llm.memory import empty
 from tinygrad_llm.ops import attention as page
 from tinygrad_llm.random import booleans
 
-ROWS = 12 if AVX512 else 6  # of a tile, which is two vectors wide
-BLOCK = 4 * ROWS  # queries whose part of dk and dv is added at once
+ROWS, VECTORS = (6, 4) if AVX512 else (4, 3)  # of a tile
+BLOCK = 8 * ROWS  # queries whose part of dk and dv is added at once
 NO_DROPOUT = np.empty(0, bool)
-multiply_strip = multiply_tile(ROWS, 2)
+multiply_strip = multiply_tile(ROWS, VECTORS)
 
 
 @by_type
 def panel_width(array) -> int:
     """How many columns a tile has."""
-    return 2 * lanes(array)
+    return VECTORS * lanes(array)
 
 
 transpose_panel = transpose(panel_width)
@@ -118,8 +118,9 @@ class Settings:
         _backward_heads(dy, q, k, v, dq, dk, dv, lse, *self._arguments(strides))
 
     def _arguments(self, strides) -> tuple:
-        wide = 2 * BITS // 8 // self.dtype.itemsize
-        width, length = (-(-n // wide) * wide for n in (self.shape[5], self.shape[4]))
+        vector = BITS // 8 // self.dtype.itemsize
+        wide = VECTORS * vector
+        width, length = -(-self.shape[5] // vector) * vector, -(-self.shape[4] // wide) * wide
         strips = 2 * BLOCK * (width + length + wide) + (ROWS + 1) * (width + length + wide)
         size = 3 * length * width + 2 * (length + ROWS) * width + strips + 4 * wide
         sizes = numbers(self.shape), numbers(strides)
@@ -133,7 +134,7 @@ def tiles(x, a, a_row, a_column, b, b_panel, b_row, depth, s, c, c_row, columns)
     s_row, s_step = (c_row, 1) if s == c else (0, 0)
     for j in range(0, columns, wide):
         before, panel = s + j * s_step, b + j // wide * b_panel
-        multiply_strip(x, a, a_row, a_column, x, panel, b_row, depth, x, before, s_row, x, c + j, c_row)
+        multiply_strip(x, a, a_row, a_column, x, panel, b_row, depth, x, before, s_row, x, c + j, c_row, columns - j)
 
 
 @helper
@@ -160,7 +161,7 @@ def write_row(x, start, factor, y, to, size):
 
 @helper
 def pack_transposed(x, rows, width, length, columns):
-    """The matrix of `length` rows as panels of its transpose: a panel has two vectors' rows, one for each column."""
+    """The matrix of `length` rows as panels of its transpose: a panel has a tile's columns, a row each."""
     wide = panel_width(x)
     for r in range(0, length, wide):
         for d in range(0, width, lanes(x)):
@@ -181,7 +182,6 @@ def fetch(x, start, size):
     """Ask for a row that is wanted soon."""
     for j in range(0, size, 64 // x.itemsize):
         prefetch(x, start + j)
-    prefetch(x, start + size - 1)
 
 
 @helper
@@ -224,8 +224,9 @@ def softmax_backward(x, p_start, ds_start, lse, seen, size, scale):
 @leaf
 def _forward(thread, threads, q, k, v, y, lse, keep, shape, strides, scale, factor, is_causal, scratch):
     batch, heads, groups, queries, keys, size = shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]
-    x, zeros, one, wide = scratch[thread], np.int64(0), np.int64(1), np.int64(panel_width(scratch))
-    width, length = (size + wide - 1) // wide * wide, (keys + wide - 1) // wide * wide
+    x, zeros, one = scratch[thread], np.int64(0), np.int64(1)
+    wide, vector = np.int64(panel_width(scratch)), np.int64(lanes(scratch))
+    width, length = (size + vector - 1) // vector * vector, (keys + wide - 1) // wide * wide
     row, q_row, k_row, y_row = length + wide, strides[0, 2], strides[1, 2], strides[2, 2]
     # where in the scratch memory what begins
     k_columns = zeros + wide
@@ -269,8 +270,9 @@ def _backward_heads(
     thread, threads, dy, q, k, v, dq, dk, dv, lse, keep, shape, strides, scale, factor, is_causal, scratch
 ):
     batch, heads, groups, queries, keys, size = shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]
-    x, zeros, one, wide = scratch[thread], np.int64(0), np.int64(1), np.int64(panel_width(scratch))
-    width, length = (size + wide - 1) // wide * wide, (keys + wide - 1) // wide * wide
+    x, zeros, one = scratch[thread], np.int64(0), np.int64(1)
+    wide, vector = np.int64(panel_width(scratch)), np.int64(lanes(scratch))
+    width, length = (size + vector - 1) // vector * vector, (keys + wide - 1) // wide * wide
     row, q_row, k_row, y_row = length + wide, strides[0, 2], strides[1, 2], strides[2, 2]
     shared, unit = heads // groups, scratch.dtype.type(1)
     # where in the scratch memory what begins

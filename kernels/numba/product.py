@@ -120,7 +120,7 @@ def packer(width, unit):
 
 pack_strips = packer(strip_width, strip_width)
 pack_panels = packer(panel_width, lanes)
-one_vector, two_vectors, three_vectors = (multiply_tile(ROWS, vectors) for vectors in (1, 2, 3))
+multiply_strip = multiply_tile(ROWS, VECTORS)
 
 
 @helper
@@ -174,12 +174,7 @@ def multiply(
                         else:
                             paste(s[before:], s_row, edge, wide, high, broad)
                             tile = edge, 0, wide, edge, 0, wide
-                        if broad > 2 * vector:
-                            three_vectors(strips, strip, 1, ROWS, panels, panel, wide, length, *tile)
-                        elif broad > vector:
-                            two_vectors(strips, strip, 1, ROWS, panels, panel, wide, length, *tile)
-                        else:
-                            one_vector(strips, strip, 1, ROWS, panels, panel, wide, length, *tile)
+                        multiply_strip(strips, strip, 1, ROWS, panels, panel, wide, length, *tile, broad)
                         if not whole:
                             paste(edge, wide, c[after:], c_row, high, broad)
                     for row in range(y, min(y + ROWS, rows) if then != NOTHING and k + DEPTH >= depth else y):

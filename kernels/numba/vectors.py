@@ -5,8 +5,9 @@ runs along k: for each k it loads a row of B and, for each row of C, one number 
 R rows of V vectors that is R V multiply-adds and R + V loads, and besides the tile's registers V + 1 more, which are
 nearly all that there are. A core could do as many loads as multiply-adds, did it not have to bring what it loads from
 farther caches at the same time: the fewer loads the better, so the nearer R is to V. But a tile that is wider than the
-matrix is partly idle. `product` has R = 8 and V = 3, and fewer vectors at the right rim; `attention`, whose matrices
-are as narrow as a head, has R = 12 and V = 2. C itself is asked for at the beginning, and has arrived at the end.
+matrix would be partly idle: at the right rim it has fewer vectors. `product` has R = 8 and V = 3; `attention`, whose
+matrices are often as narrow as a head, of 64 numbers or so, has R = 6 and V = 4. C itself is asked for at the
+beginning, and has arrived at the end.
 
 `copy` and `transpose` bring matrices into the order in which it reads them: a *strip* is R rows of A, a *panel* V
 vectors' columns of B, and both are stored k after k. LLVM's `fmuladd` is one instruction where the machine has such,
@@ -70,60 +71,75 @@ class Memory:
 
 
 def multiply_tile(rows: int, vectors: int):
-    """An intrinsic: C[i, :] = S[i, :] + sum_k A[i, k] B[k, :], of so many rows and vectors, k < depth. S may be C."""
+    """An intrinsic: C[i, j] = S[i, j] + sum_k A[i, k] B[k, j], for so many rows i, j < columns and k < depth.
+
+    It computes whole vectors, of which it holds so many at most. S may be C.
+    """
 
     @intrinsic
     def kernel(
-        typing_context, a, a_start, a_row, a_column, b, b_start, b_row, depth, s, s_start, s_row, c, c_start, c_row
-    ):
-        count = lanes(c)
-
+        typing_context, a, a_start, a_row, a_column, b, b_start, b_row, depth, s, s_start, s_row, c, c_start, c_row,
+        columns,
+    ):  # fmt: skip
         def generate(context, builder, signature, arguments):
-            a, b, s, c = (
+            matrices = [
                 Memory(context, builder, signature.args[i], arguments[i], arguments[i + 1]) for i in (0, 4, 8, 11)
-            )
-            a_row, a_column, b_row, depth, s_row, c_row = (arguments[i] for i in (2, 3, 6, 7, 10, 13))
-            vector = ir.VectorType(c.number, count)
-            fma_type, fma_name = ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{count}f{8 * c.size}"
-            fma = cgutils.get_or_insert_function(builder.module, fma_type, fma_name)
-            offsets = [builder.mul(a_row, INDEX(i)) for i in range(rows)]
-            tile = [(i, j) for i in range(rows) for j in range(vectors)]
-            results = {(i, j): builder.gep(c.at(c_row, i), [INDEX(j * count)]) for i, j in tile}
-            for address in results.values():
-                expect(builder, address)
-
-            # for k in range(depth): sums[i, :] += a[i, k] * b[k, :]
-            before, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("after")
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            k, a_k, b_k = builder.phi(INDEX), builder.phi(a.start.type), builder.phi(b.start.type)
-            sums = {place: builder.phi(vector) for place in tile}
-            zeros = ir.Constant(vector, [c.number(0.0)] * count)
-            for phi, value in [(k, INDEX(0)), (a_k, a.start), (b_k, b.start), *((s, zeros) for s in sums.values())]:
-                phi.add_incoming(value, before)
-            columns = [b.load(builder.gep(b_k, [INDEX(j * count)]), count) for j in range(vectors)]
-            added = {}
-            for i, j in tile:
-                if j == 0:
-                    spread = splat(builder, builder.load(builder.gep(a_k, [offsets[i]])), vector)
-                added[i, j] = builder.call(fma, [spread, columns[j], sums[i, j]])
-            next_k = builder.add(k, INDEX(1))
-            steps = [(k, next_k), (a_k, builder.gep(a_k, [a_column])), (b_k, builder.gep(b_k, [b_row]))]
-            for phi, value in [*steps, *((sums[place], added[place]) for place in tile)]:
-                phi.add_incoming(value, loop)
-            builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, after)
-
-            # c[i, :] = s[i, :] + sums[i, :]
-            builder.position_at_end(after)
-            for i, j in tile:
-                before_it = s.load(builder.gep(s.at(s_row, i), [INDEX(j * count)]), count)
-                c.store(builder.fadd(before_it, added[i, j]), results[i, j])
+            ]
+            *strides, columns = (arguments[i] for i in (2, 3, 6, 7, 10, 13, 14))
+            end = builder.append_basic_block("end")
+            for count in range(1, vectors):
+                few = builder.icmp_signed("<=", columns, INDEX(count * lanes(c)))
+                with builder.if_then(few):
+                    _multiply_tile(builder, rows, count, lanes(c), *matrices, *strides)
+                    builder.branch(end)
+            _multiply_tile(builder, rows, vectors, lanes(c), *matrices, *strides)
+            builder.branch(end)
+            builder.position_at_end(end)
             return context.get_dummy_value()
 
         two, three = (types.int64,) * 2, (types.int64,) * 3
-        return types.void(a, *three, b, *three, s, *two, c, *two), generate
+        return types.void(a, *three, b, *three, s, *two, c, *two, types.int64), generate
 
     return kernel
+
+
+def _multiply_tile(builder, rows, vectors, count, a, b, s, c, a_row, a_column, b_row, depth, s_row, c_row) -> None:
+    """The instructions for a tile of so many vectors of `count` numbers."""
+    vector = ir.VectorType(c.number, count)
+    fma_type, fma_name = ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{count}f{8 * c.size}"
+    fma = cgutils.get_or_insert_function(builder.module, fma_type, fma_name)
+    tile = [(i, j) for i in range(rows) for j in range(vectors)]
+    results = {(i, j): builder.gep(c.at(c_row, i), [INDEX(j * count)]) for i, j in tile}
+    for address in results.values():
+        expect(builder, address)
+    offsets = [builder.mul(a_row, INDEX(i)) for i in range(rows)]
+
+    # for k in range(depth): sums[i, :] += a[i, k] * b[k, :]
+    before, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("after")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k, a_k, b_k = builder.phi(INDEX), builder.phi(a.start.type), builder.phi(b.start.type)
+    sums = {place: builder.phi(vector) for place in tile}
+    zeros = ir.Constant(vector, [c.number(0.0)] * count)
+    for phi, value in [(k, INDEX(0)), (a_k, a.start), (b_k, b.start), *((s, zeros) for s in sums.values())]:
+        phi.add_incoming(value, before)
+    row = [b.load(builder.gep(b_k, [INDEX(j * count)]), count) for j in range(vectors)]
+    added = {}
+    for i in range(rows):
+        spread = splat(builder, builder.load(builder.gep(a_k, [offsets[i]])), vector)
+        for j in range(vectors):
+            added[i, j] = builder.call(fma, [spread, row[j], sums[i, j]])
+    next_k = builder.add(k, INDEX(1))
+    steps = [(k, next_k), (a_k, builder.gep(a_k, [a_column])), (b_k, builder.gep(b_k, [b_row]))]
+    for phi, value in [*steps, *((sums[place], added[place]) for place in tile)]:
+        phi.add_incoming(value, loop)
+    builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, after)
+
+    # c[i, :] = s[i, :] + sums[i, :]
+    builder.position_at_end(after)
+    for i, j in tile:
+        before_it = s.load(builder.gep(s.at(s_row, i), [INDEX(j * count)]), count)
+        c.store(builder.fadd(before_it, added[i, j]), results[i, j])
 
 
 def expect(builder, address) -> None:

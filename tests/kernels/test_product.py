@@ -90,8 +90,8 @@ def test_the_result_is_written_or_added_where_it_is_wanted():
 
 TILE = """
 import numba, numpy
-from tinygrad_llm.kernels.numba.product import three_vectors
-tile = numba.njit(lambda a, b, c: three_vectors(a, 0, 33, 1, b, 0, 48, 33, c, 0, 48, c, 0, 48))
+from tinygrad_llm.kernels.numba.product import multiply_strip
+tile = numba.njit(lambda a, b, c: multiply_strip(a, 0, 33, 1, b, 0, 48, 33, c, 0, 48, c, 0, 48, 48))
 tile(*numpy.ones((3, 33 * 48), "f"))
 print(*tile.inspect_asm().values())
 """
@@ -113,7 +113,7 @@ def test_a_tile_is_made_of_vector_instructions(machine):
     """The inner loop's multiply-adds, three for each row of the tile, work on whole vectors held in registers."""
     wide = vectors.AVX512 and not machine
     fused = [line for line in instructions(*machine) if "vfmadd" in line]
-    assert fused and len(fused) % (3 * (8 if wide else 4)) == 0  # LLVM may do several steps along k in one turn
+    assert len(fused) >= 3 * (8 if wide else 4)  # LLVM may do several steps along k in one turn
     assert all(line.count("zmm" if wide else "ymm") == 3 for line in fused)
 
 

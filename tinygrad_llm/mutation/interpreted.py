@@ -129,8 +129,8 @@ def matrix(start, row, column, rows, columns):
 
 
 def multiply_tile(rows, vectors):
-    def kernel(a, a_start, a_row, a_column, b, b_start, b_row, depth, s, s_start, s_row, c, c_start, c_row):
-        depth, wide = max(depth, 1), vectors * lanes(c)
+    def kernel(a, a_start, a_row, a_column, b, b_start, b_row, depth, s, s_start, s_row, c, c_start, c_row, columns):
+        depth, wide = max(depth, 1), min(max(-(-columns // lanes(c)), 1), vectors) * lanes(c)
         before = s[matrix(s_start, s_row, 1, rows, wide)]
         left, right = a[matrix(a_start, a_row, a_column, rows, depth)], b[matrix(b_start, b_row, 1, depth, wide)]
         c[matrix(c_start, c_row, 1, rows, wide)] = before + left @ right
@@ -188,7 +188,6 @@ INSTEAD = {  # of what kernels import
         **{f.__name__: f for f in (load, load_first, store, store_first, spread, keep_first, keep_where)},
         **{"maximum": np.maximum, "largest": np.max, "total": np.sum, "exp": np.exp, "Vector": None},
         fma=lambda a, b, c: a * b + c,
-        fetch=lambda x, start, size: None,
         prefetch=lambda x, start: None,
     ),
     f"{NUMBA}.vectors": SimpleNamespace(

@@ -51,6 +51,7 @@ def _distributions(rows, classes):
     case(normal(7, 3), integers(7, high=3), reduction="none", weight=positive(3)),
     case(normal(7, 3), integers(7, high=3), reduction="sum", ignore_index=1),
     case(normal(3, 1023, scale=30.0), integers(3, high=1023)),
+    case(normal(3, 1023, scale=1000.0), integers(3, high=1023)),  # a part of the row would make another's e^x infinite
     case(normal(7, 3), integers(7, high=3), reduction="none"),
     case(lambda random: normal(7, 33)(random) - 30000, integers(7, high=33)),  # all far below 0
     case(_first_infinite(7, 33), integers(7, low=11, high=33)),

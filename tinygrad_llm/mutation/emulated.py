@@ -2,7 +2,8 @@
 
 A mutant is judged in a process of its own, forked when PyTorch's results are known: it may crash or never end. What the
 cases of the operations that use the file do not show in float32, whatever the order of threads, is asked of the 16-bit
-types, then of the kernels' tests, and at last of AddressSanitizer and ThreadSanitizer.
+types, then of the kernels' tests, and at last of AddressSanitizer, ThreadSanitizer and our own look for shared memory
+that nobody wrote.
 """
 
 import contextlib
@@ -44,7 +45,7 @@ QUICK = "not sanit and not race and not fault and not version and (bfloat16 or n
 QUICK += " and not says_so_once"  # in this process it has been said already
 ALL_DTYPES = ("float32", "bfloat16", "float16")
 DTYPES = {"attention.cu": ALL_DTYPES[:1], "attention_mma.cu": ALL_DTYPES[1:], "mma.cuh": ALL_DTYPES[1:]}
-SANITIZERS = "address", "thread"
+SANITIZERS = "address", "thread", "memory"
 REFUSED = "refused"  # by the compiler: no mutant
 SECONDS = 3  # of the processor for a case, and under a sanitizer 20 times as many: it would take a tenth of that
 

@@ -1,6 +1,7 @@
 """What the comparison with PyTorch does not show of the Numba kernels: the same bits each time, threads, NaN, AdamW."""
 
 import importlib
+import math
 import pkgutil
 
 import numba
@@ -10,10 +11,12 @@ import pytest
 from tinygrad_llm import Tensor, kernels, ops
 from tinygrad_llm.kernels import numba as numba_kernels
 from tinygrad_llm.kernels.numba import adamw as adamw_kernel
+from tinygrad_llm.kernels.numba import grad_norm
 from tinygrad_llm.kernels.numba.common import SHARED, exp, largest
 from tinygrad_llm.kernels.numba.threads import leaf
 from tinygrad_llm.nn import LayerNorm, RMSNorm, add_norm
 from tinygrad_llm.optim.adamw import adamw_step
+from tinygrad_llm.optim.optimizer import grad_norm_clip
 from tinygrad_llm.quantization import quantize
 from tinygrad_llm.verification import compare, run
 
@@ -289,3 +292,20 @@ def _exp_of(x: np.ndarray) -> np.ndarray:
     y = np.empty_like(x)
     _exp_into(x, y)
     return y
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [0, 1, 7, 100_003])
+def test_the_norm_of_all_gradients_and_its_clip(size, dtype, threads):
+    grad = np.random.default_rng(size).normal(size=size).astype(dtype)
+    exact = math.sqrt(math.fsum(grad.astype(np.float64) ** 2))
+    limit = 4 * float(np.finfo(dtype).eps)
+    for clip in (grad_norm.grad_norm_clip, grad_norm_clip):
+        assert clip(grad, 0.5) == pytest.approx((exact, min(1, 0.5 / (exact + 1e-6))), rel=limit)
+    assert grad_norm.grad_norm_clip(grad, np.inf) == (grad_norm.grad_norm_clip(grad, 0.5)[0], 1.0)
+
+
+def test_a_gradient_that_is_no_number_shows_in_the_norm():
+    grad = np.ones(5, np.float32)
+    grad[3] = np.nan
+    assert np.isnan(grad_norm.grad_norm_clip(grad, 1.0)[0])

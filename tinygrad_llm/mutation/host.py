@@ -34,6 +34,7 @@ LEFT_OUT = {  # files, and why
         "vectors": "LLVM's language",
         "threads": "LLVM's language, and the threads themselves",
         "adamw": "no operation",
+        "grad_norm": "no operation",
         "decoding": "no operation",
         "philox": "no operation",
     },

@@ -49,19 +49,6 @@ def constant(size: int, value: float, dtype: np.dtype) -> np.ndarray:
     return np.full(size, value, dtype)
 
 
-@helper
-def largest(row):
-    """The largest number in a row, where NaN may count or not. Four at a time, as each waits for the one before it."""
-    m0 = m1 = m2 = m3 = row[0]
-    for i in range(row.size // 4):
-        a, b, c, d = row[4 * i], row[4 * i + 1], row[4 * i + 2], row[4 * i + 3]
-        m0, m1, m2, m3 = a if a > m0 else m0, b if b > m1 else m1, c if c > m2 else m2, d if d > m3 else m3
-    for i in range(row.size // 4 * 4, row.size):
-        m0 = row[i] if row[i] > m0 else m0
-    m0, m2 = m1 if m1 > m0 else m0, m3 if m3 > m2 else m2
-    return m2 if m2 > m0 else m0
-
-
 def exp(x):
     """e^x inside a leaf, to the last bit or two; in float32, 0 below e^-87.3 and infinity above e^88.4.
 

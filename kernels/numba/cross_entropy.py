@@ -13,12 +13,16 @@ Class weights and targets that are distributions take the page's own functions: 
 
 import numpy as np
 
-from tinygrad_llm.kernels.numba.common import exp, largest, ordered
+from tinygrad_llm.kernels.numba.common import ordered
+from tinygrad_llm.kernels.numba.simd import exp, keep_first, largest, load_first, maximum, spread, store_first, total
 from tinygrad_llm.kernels.numba.threads import leaf
+from tinygrad_llm.kernels.numba.vectors import lanes
 from tinygrad_llm.memory import empty
 from tinygrad_llm.ops import cross_entropy as page
 from tinygrad_llm.ops.reduction import reduce
 from tinygrad_llm.recording import decided, repeated
+
+STRETCH = 512  # columns, a whole number of vectors, whose sum is made apart: fewer roundings
 
 
 def cross_entropy_forward(logits, targets, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
@@ -86,31 +90,38 @@ def less(log_total, x, highest):
 
 
 @leaf
-def _losses(part, parts, x, targets, ignore_index, smoothing, loss, highest, total):
+def _losses(part, parts, x, targets, ignore_index, smoothing, loss, highest, sums):
     zero, one, size = x.dtype.type(0), x.dtype.type(1), x.dtype.type(x.shape[1])
     for i in range(len(x) * part // parts, len(x) * (part + 1) // parts):
-        row, row_highest, row_total, target = x[i], largest(x[i]), zero, targets[i]
-        for c in range(row.size):
-            row_total += exp(row[c] - row_highest)
-        highest[i], total[i], loss[i] = row_highest, row_total, zero
+        row, top, added, target = x[i], spread(x, -np.inf), spread(x, 0.0), targets[i]
+        for c in range(0, row.size, lanes(x)):
+            top = maximum(top, keep_first(load_first(row, c, row.size - c), row.size - c, -np.inf))
+        row_highest = largest(top)
+        for start in range(0, row.size, STRETCH):
+            few = spread(x, 0.0)
+            for c in range(start, min(start + STRETCH, row.size), lanes(x)):
+                few = few + keep_first(exp(load_first(row, c, row.size - c) - row_highest), row.size - c, zero)
+            added = added + few
+        highest[i], sums[i], loss[i] = row_highest, total(added), zero
         if target != ignore_index:
-            log_total = np.log(row_total)
+            log_total = np.log(sums[i])
             loss[i] = less(log_total, row[target], row_highest)
             if smoothing > zero:
-                added = zero
+                below = zero
                 for c in range(row.size):
-                    added += row[c] - row_highest
-                loss[i] = (one - smoothing) * loss[i] + smoothing * (log_total - added / size)
+                    below += row[c] - row_highest
+                loss[i] = (one - smoothing) * loss[i] + smoothing * (log_total - below / size)
 
 
 @leaf
-def _softmax_minus(part, parts, x, targets, ignore_index, smoothing, highest, total, dloss, dx):
+def _softmax_minus(part, parts, x, targets, ignore_index, smoothing, highest, sums, dloss, dx):
     zero, one = x.dtype.type(0), x.dtype.type(1)
     shift = smoothing / x.dtype.type(x.shape[1])
     for i in range(len(x) * part // parts, len(x) * (part + 1) // parts):
-        row, out, row_highest, share, target = x[i], dx[i], highest[i], one / total[i], targets[i]
+        row, out, share, target = x[i], dx[i], one / sums[i], targets[i]
         factor = dloss[i] if target != ignore_index else zero
-        for c in range(row.size):
-            out[c] = factor * (exp(row[c] - row_highest) * share - shift)
+        for c in range(0, row.size, lanes(x)):
+            p = exp(load_first(row, c, row.size - c) - highest[i]) * share
+            store_first(out, c, (p - shift) * factor, row.size - c)
         if target != ignore_index:
             out[target] -= (one - smoothing) * factor

@@ -12,7 +12,7 @@ from tinygrad_llm import Tensor, kernels, ops
 from tinygrad_llm.kernels import numba as numba_kernels
 from tinygrad_llm.kernels.numba import adamw as adamw_kernel
 from tinygrad_llm.kernels.numba import grad_norm
-from tinygrad_llm.kernels.numba.common import SHARED, exp, largest
+from tinygrad_llm.kernels.numba.common import SHARED, exp
 from tinygrad_llm.kernels.numba.threads import leaf
 from tinygrad_llm.nn import LayerNorm, RMSNorm, add_norm
 from tinygrad_llm.optim.adamw import adamw_step
@@ -234,16 +234,6 @@ def test_exp_at_the_ends():
     np.testing.assert_array_equal(_exp_of(x), np.array([0, 0, 0, 1, np.inf, np.inf, np.inf, np.nan], np.float32))
 
 
-@pytest.mark.parametrize("size", [1, 3, 4, 7, 33])
-def test_largest_finds_it_at_every_place(size):
-    for place in range(size):
-        row = np.full(size, -2.0)
-        row[place] = -1
-        found = np.empty(numba.get_num_threads())
-        _largest_into(row, found)
-        assert (found == -1).all()
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("size", [1, 7, 1023])
 def test_adamw_is_the_formula_and_pytorchs(size, dtype, threads):
@@ -281,11 +271,6 @@ def test_adamw_leaves_nothing_finite_of_a_gradient_that_is_not():
 def _exp_into(part, parts, x, y):
     for i in range(x.size * part // parts, x.size * (part + 1) // parts):
         y[i] = exp(x[i])
-
-
-@leaf
-def _largest_into(part, parts, x, y):
-    y[part] = largest(x)
 
 
 def _exp_of(x: np.ndarray) -> np.ndarray:

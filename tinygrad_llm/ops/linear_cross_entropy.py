@@ -21,7 +21,7 @@ from tinygrad_llm.autograd import operation
 from tinygrad_llm.ops.cross_entropy import target_weights
 from tinygrad_llm.ops.reduction import reduce
 
-LOGITS = 2**24
+LOGITS = 2**25
 
 
 def linear_cross_entropy_forward(h, weight, targets, ignore_index=-100, reduction="mean", label_smoothing=0.0):

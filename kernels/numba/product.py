@@ -32,6 +32,7 @@ from tinygrad_llm.memory import empty
 
 ROWS, VECTORS = 8 if AVX512 else 4, 3  # of a tile; their product, and four more, fit into the registers
 DEPTH, PANELS, STRIPS = 384, 16, 12
+SUMMED = 32  # numbers of a row whose sum is made apart: fewer roundings
 NOTHING, FORWARD, BACKWARD = 0, 1, 2  # what comes after the product: gelu of it, or its product with gelu's derivative
 WIDEST = 16 * VECTORS  # a tile's columns, in any dtype and on any machine
 SCRATCH = ROWS * WIDEST + DEPTH * (PANELS * WIDEST + STRIPS * ROWS)  # numbers that a thread cuts and packs into
@@ -137,10 +138,13 @@ def add_strips(strips, depth, rows, sums):
     for i in range(0, rows, ROWS):
         for lane in range(0, min(ROWS, rows - i), lanes(strips)):
             count = min(ROWS, rows - i) - lane
-            added = spread(sums, 0.0)
-            for k in range(depth):
-                added = added + load_first(strips, i * depth + k * ROWS + lane, count)
-            store_first(sums, i + lane, load_first(sums, i + lane, count) + added, count)
+            added = load_first(sums, i + lane, count)
+            for start in range(0, depth, SUMMED):
+                few = spread(sums, 0.0)
+                for k in range(start, min(start + SUMMED, depth)):
+                    few = few + load_first(strips, i * depth + k * ROWS + lane, count)
+                added = added + few
+            store_first(sums, i + lane, added, count)
 
 
 @helper

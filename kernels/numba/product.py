@@ -147,14 +147,23 @@ def add_strips(strips, depth, rows, sums):
             store_first(sums, i + lane, added, count)
 
 
-@helper
-def multiply(
-    a, a_row, a_column, b, b_row, b_column, c, rows, columns, c_row, depth, bias, add, then, tanh, h, g,
-    sums, add_sums, scratch,
-):  # fmt: skip
-    """One thread's part of C: `rows` rows, c_row numbers apart, of `columns` columns."""
-    wide, vector = panel_width(c), lanes(c)
-    edge, panels, strips = scratch, scratch[ROWS * wide :], scratch[(ROWS + PANELS * DEPTH) * wide :]
+@leaf
+def _product(
+    part, parts, a, a_row, a_column, b, b_row, b_column, c, depth, bias, add, then, tanh, h, g, sums, add_sums, scratch
+):
+    (rows, columns), c_row, c, wide, memory = c.shape, c.shape[1], c.reshape(-1), panel_width(c), scratch[part]
+    if columns >= rows:  # this thread's part is some columns
+        count = (columns + wide - 1) // wide
+        first, columns = count * part // parts * wide, min(count * (part + 1) // parts * wide, columns)
+        columns -= first
+        b, c, bias, h, g = b[first * b_column :], c[first:], bias[first:], h[first:], g[first:]
+        sums = sums if part == parts - 1 else sums[:0]  # the last has columns
+    else:  # or some rows
+        count = (rows + ROWS - 1) // ROWS
+        first, rows = count * part // parts * ROWS, min(count * (part + 1) // parts * ROWS, rows)
+        rows -= first
+        a, c, h, g, sums = a[first * a_row :], c[first * c_row :], h[first * c_row :], g[first * c_row :], sums[first:]
+    edge, panels, strips = memory, memory[ROWS * wide :], memory[(ROWS + PANELS * DEPTH) * wide :]
     for k in range(0, depth, DEPTH):
         length = min(DEPTH, depth - k)
         s, s_row = (c, c_row) if add or k > 0 else (bias, 0)  # what the sum begins with
@@ -172,7 +181,7 @@ def multiply(
                     for x in range(j, right, wide):
                         strip, panel, before, after = (y - i) * length, (x - j) * length, y * s_row + x, y * c_row + x
                         high, broad = min(ROWS, rows - y), min(wide, columns - x)  # of the tile, what C has
-                        whole = high == ROWS and broad % vector == 0
+                        whole = high == ROWS and broad % lanes(c) == 0
                         if whole:
                             tile = s, before, s_row, c, after, c_row
                         else:
@@ -205,22 +214,3 @@ def _add_rows(part, parts, x, added):
         row = x[i]
         for j in range(row.size):
             mine[j] += row[j]
-
-
-@leaf
-def _product(
-    part, parts, a, a_row, a_column, b, b_row, b_column, c, depth, bias, add, then, tanh, h, g, sums, add_sums, scratch
-):
-    (rows, columns), c, wide = c.shape, c.reshape(-1), panel_width(c)
-    if columns >= rows:
-        panels = (columns + wide - 1) // wide
-        first, last = panels * part // parts * wide, min(panels * (part + 1) // parts * wide, columns)
-        b, c, bias, h, g = b[first * b_column :], c[first:], bias[first:], h[first:], g[first:]
-        height, width, sums = rows, last - first, sums if part == parts - 1 else sums[:0]  # the last has columns
-    else:
-        strips = (rows + ROWS - 1) // ROWS
-        first, last = strips * part // parts * ROWS, min(strips * (part + 1) // parts * ROWS, rows)
-        a, c, h, g = a[first * a_row :], c[first * columns :], h[first * columns :], g[first * columns :]
-        height, width, sums = last - first, columns, sums[first:]
-    mine, after = (c, height, width, columns), (then, tanh, h, g, sums, add_sums)
-    multiply(a, a_row, a_column, b, b_row, b_column, *mine, depth, bias, add, *after, scratch[part])

@@ -4,6 +4,7 @@ The ladder, cards without tensor cores for bfloat16, layouts, the same bits in e
 faults of each sum.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import ml_dtypes
@@ -91,7 +92,7 @@ def assert_same_bits(results: list, others: list) -> None:
 @pytest.mark.parametrize("version", ["versions/attention_1.cu", "versions/attention_2.cu", "attention.cu"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_ladder(version, dtype, old_card):
-    with instead("attention.cu", FOLDER / version):
+    with instead("attention.cu", FOLDER / version) if "/" in version else nullcontext():
         for sizes in SIZES:
             arrays, is_causal = numbers(sizes, dtype), sizes[3] == sizes[4]
             assert_close(

@@ -35,7 +35,7 @@ template <class T> __device__ inline void put(T* to, const Pack& pack) {
   } else {
 #pragma unroll
     for (int j = 0; j < Pack::size; j += 4)
-      store_pack(to + j, PackOf<float>{to_float(pack[j]), to_float(pack[j + 1]), to_float(pack[j + 2]),
+      store_pack(&to[j], PackOf<float>{to_float(pack[j]), to_float(pack[j + 1]), to_float(pack[j + 2]),
                                        to_float(pack[j + 3])});
   }
 }

@@ -62,6 +62,7 @@ def _distributions(rows, classes):
     case(normal(0, 3), targets=_distributions(0, 3)),
     case(normal(3, 7), targets=_distributions(3, 7)),
     case(normal(3, 7), np.full(3, -100)),  # no row counts
+    case(normal(3, 1023), integers(3, high=1023)),  # every part of a long row has its share
 )
 def cross_entropy(logits, targets, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
     return F.cross_entropy(

@@ -20,8 +20,8 @@ from tinygrad_llm.models import GPT, GPTConfig
 
 RECIPE = {"betas": (0.9, 0.99), "weight_decay": 0.1, "grad_clip": 1.0}  # nanoGPT's, for small models
 COMPARED, TOLERANCE = 10, 2e-3
-"""How many losses must agree, and how closely. They drift apart by rounding alone: of a gradient that is nothing else, as
-that of keys' biases, AdamW makes steps as long as of others. After ten steps of step-baby it is up to 9.5e-4."""
+"""How many losses must agree, and how closely. They drift apart by rounding alone: of a gradient that is nothing else,
+as that of keys' biases, AdamW makes steps as long as of others. After ten of step-baby it has been 9.5e-4."""
 
 
 @dataclass(frozen=True)

@@ -27,15 +27,13 @@ from tinygrad_llm.kernels.numba.gelu import activate, activate_back
 from tinygrad_llm.kernels.numba.simd import load_first, spread, store_first
 from tinygrad_llm.kernels.numba.threads import leaf, scratch, total_of
 from tinygrad_llm.kernels.numba.threads import sums as thread_sums
-from tinygrad_llm.kernels.numba.vectors import AVX512, by_type, copy, lanes, multiply_tile, transpose
+from tinygrad_llm.kernels.numba.vectors import AVX512, BITS, by_type, copy, lanes, multiply_tile, transpose
 from tinygrad_llm.memory import empty
 
 ROWS, VECTORS = 8 if AVX512 else 4, 3  # of a tile; their product, and four more, fit into the registers
 DEPTH, PANELS, STRIPS = 384, 16, 12
 SUMMED = 32  # numbers of a row whose sum is made apart: fewer roundings
 NOTHING, FORWARD, BACKWARD = 0, 1, 2  # what comes after the product: gelu of it, or its product with gelu's derivative
-WIDEST = 16 * VECTORS  # a tile's columns, in any dtype and on any machine
-SCRATCH = ROWS * WIDEST + DEPTH * (PANELS * WIDEST + STRIPS * ROWS)  # numbers that a thread cuts and packs into
 
 
 def product(a, b, out=None, add=False, bias=None, sums=None, add_sums=False) -> np.ndarray:
@@ -67,8 +65,9 @@ def _multiplied(a, b, out, add, bias, then, approximate=False, h=None, y=None, s
     c = empty((rows, columns), a.dtype) if out is None else out
     flat = c.reshape(-1)
     gelu = then, approximate, *(flat if x is None else np.ascontiguousarray(x).reshape(-1) for x in (h, y))
-    sums = flat[:0] if sums is None else sums
-    _product(*_flat(a), *_flat(b), c, depth, bias, add, *gelu, sums, add_sums, scratch(SCRATCH, a.dtype))
+    sums, wide = flat[:0] if sums is None else sums, VECTORS * BITS // (8 * c.itemsize)
+    memory = scratch(ROWS * wide + DEPTH * (PANELS * wide + STRIPS * ROWS), c.dtype)  # an edge, panels, and strips
+    _product(*_flat(a), *_flat(b), c, depth, bias, add, *gelu, sums, add_sums, memory)
     return c
 
 

@@ -128,6 +128,13 @@ def test_scores_far_below_zero(dtype):
     assert_close(ours(arrays, dtype, is_causal=False), arrays, dtype, is_causal=False)
 
 
+def test_scores_that_fall_from_tile_to_tile():
+    """By 128: the largest so far stays, since e^128, to scale what has been summed, is infinite."""
+    arrays = numbers((1, 1, 1, 7, 97, 16), "float32")
+    arrays[0][..., 0], arrays[1][..., :32, 0], arrays[1][..., 32:, 0] = 16, 16, -16
+    assert_close(ours(arrays, "float32", is_causal=False), arrays, "float32", is_causal=False)
+
+
 def off_by_one(x):
     """The same array, one number off the address that it would have, so that no 16 bytes can be loaded at once."""
     memory = cupy().empty(x.size + 1, x.dtype)

@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from tinygrad_llm.kernels.numba.threads import leaf, sums, total_of
+from tinygrad_llm.optim.optimizer import clip_factor
 
 STRETCH = 4096
 FLOAT64 = np.dtype(np.float64)
@@ -18,7 +19,7 @@ def grad_norm_clip(grad, max_norm):
     added = sums(1, FLOAT64)
     _add_squares(grad, added)
     norm = math.sqrt(total_of(added, 1)[0])
-    return norm, min(1.0, max_norm / (norm + 1e-6))
+    return norm, clip_factor(norm, max_norm)
 
 
 @leaf

@@ -13,7 +13,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from tinygrad_llm.kernels.numba.common import LN2_HIGH, LN2_LOW, LOG2_E, TAYLOR
-from tinygrad_llm.kernels.numba.vectors import LANE, NUMBERS, Memory, expect, lanes, splat
+from tinygrad_llm.kernels.numba.vectors import LANE, NUMBERS, Memory, lanes, prefetch_at, splat
 
 
 class Vector(types.Type):
@@ -235,7 +235,7 @@ def prefetch(typing_context, x, start):
 
     def generate(context, builder, signature, arguments):
         data = context.make_array(x)(context, builder, arguments[0]).data
-        expect(builder, builder.gep(data, [arguments[1]]))
+        prefetch_at(builder, builder.gep(data, [arguments[1]]))
         return context.get_dummy_value()
 
     return types.void(x, types.int64), generate

@@ -111,7 +111,7 @@ def _multiply_tile(builder, rows, vectors, count, a, b, s, c, a_row, a_column, b
     tile = [(i, j) for i in range(rows) for j in range(vectors)]
     results = {(i, j): builder.gep(c.at(c_row, i), [INDEX(j * count)]) for i, j in tile}
     for address in results.values():
-        expect(builder, address)
+        prefetch_at(builder, address)
     offsets = [builder.mul(a_row, INDEX(i)) for i in range(rows)]
 
     # for k in range(depth): sums[i, :] += a[i, k] * b[k, :]
@@ -142,7 +142,7 @@ def _multiply_tile(builder, rows, vectors, count, a, b, s, c, a_row, a_column, b
         c.store(builder.fadd(before_it, added[i, j]), results[i, j])
 
 
-def expect(builder, address) -> None:
+def prefetch_at(builder, address) -> None:
     """Ask for what is at the address to be in the cache soon."""
     pointer = builder.bitcast(address, ir.IntType(8).as_pointer())
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, LANE, LANE, LANE])

@@ -17,7 +17,12 @@ def grad_norm_clip(grad: np.ndarray, max_norm: float) -> tuple[float, float]:
     norm = np.sqrt(np.dot(grad, grad))
     if on_device(grad):
         return norm, np.minimum(max_norm / (norm + 1e-6), 1)
-    return float(norm), min(1.0, max_norm / (float(norm) + 1e-6))
+    return float(norm), clip_factor(float(norm), max_norm)
+
+
+def clip_factor(norm: float, max_norm: float) -> float:
+    """What brings gradients of this norm down to max_norm, and leaves smaller ones as they are."""
+    return min(1.0, max_norm / (norm + 1e-6))
 
 
 class Optimizer:
@@ -65,7 +70,7 @@ class Optimizer:
         if len(norms) == 1:
             return norms[0]
         norm = float(np.linalg.norm([norm for norm, _ in norms]))
-        return norm, min(1.0, max_norm / (norm + 1e-6))
+        return norm, clip_factor(norm, max_norm)
 
     def step(self, scale: float = 1.0) -> None:
         """Update the parameters by `scale` times their gradients."""

@@ -93,9 +93,15 @@ def strides_of(x) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=64)
-def numbers(nested: tuple) -> np.ndarray:
+def numbers(*nested) -> np.ndarray:
     """Whole numbers as an array, which nobody writes to."""
     return np.array(nested)
+
+
+@lru_cache(maxsize=64)
+def layout(*sizes: int) -> np.ndarray:
+    """Where in memory parts of these sizes begin, one after another, and where the last ends. Nobody writes to it."""
+    return np.cumsum((0, *sizes))
 
 
 class Settings:
@@ -106,25 +112,30 @@ class Settings:
         self.keep = NO_DROPOUT if keep is None else np.ascontiguousarray(keep, bool).reshape(-1)
         self.factor = dtype.type(1 / (1 - dropout_p) if dropout_p < 1 else 0)
         self.scale = dtype.type(1 / math.sqrt(shape[-1]) if scale is None else scale)
+        vector = BITS // 8 // dtype.itemsize
+        self.wide = VECTORS * vector
+        self.width = -(-shape[5] // vector) * vector  # D in whole vectors, and S in whole tiles
+        self.length = -(-shape[4] // self.wide) * self.wide
+        self.row = self.length + self.wide  # of strips: a tile reads beyond the last key
 
     def forward(self, q, k, v, y, strides) -> np.ndarray:
         """Fill y and return lse (B, H, T). The arrays are flat, `strides` those of q's, k's and y's (B, H, T)."""
         lse = empty((self.shape[0], self.shape[1], self.shape[3]), self.dtype)
-        _forward(q, k, v, y, lse, *self._arguments(strides))
+        matrix = self.length * self.width
+        places = layout(self.wide, matrix, matrix, ROWS * self.width, ROWS * self.row, ROWS * self.width, ROWS)
+        _forward(q, k, v, y, lse, *self._arguments(strides, places))
         return lse
 
     def backward(self, dy, q, k, v, dq, dk, dv, lse, strides) -> None:
         """Fill dq, dk and dv, which have the strides of q and k, as dy has those of y."""
-        _backward_heads(dy, q, k, v, dq, dk, dv, lse, *self._arguments(strides))
+        matrix, strips, rows = self.length * self.width, BLOCK * self.row, (self.shape[4] + ROWS) * self.width
+        blocks = BLOCK * self.width, BLOCK * self.width, strips, strips, ROWS * self.width
+        places = layout(self.wide, matrix, matrix, matrix, *blocks, rows, rows)
+        _backward_heads(dy, q, k, v, dq, dk, dv, lse, *self._arguments(strides, places))
 
-    def _arguments(self, strides) -> tuple:
-        vector = BITS // 8 // self.dtype.itemsize
-        wide = VECTORS * vector
-        width, length = -(-self.shape[5] // vector) * vector, -(-self.shape[4] // wide) * wide
-        strips = 2 * BLOCK * (width + length + wide) + (ROWS + 1) * (width + length + wide)
-        size = 3 * length * width + 2 * (length + ROWS) * width + strips + 4 * wide
-        sizes = numbers(self.shape), numbers(strides)
-        return self.keep, *sizes, self.scale, self.factor, self.is_causal, scratch(size, self.dtype)
+    def _arguments(self, strides, places) -> tuple:
+        sizes = numbers(*self.shape, self.width, self.length, self.row), numbers(*strides), places
+        return self.keep, *sizes, self.scale, self.factor, self.is_causal, scratch(int(places[-1]), self.dtype)
 
 
 @helper
@@ -222,19 +233,13 @@ def softmax_backward(x, p_start, ds_start, lse, seen, size, scale):
 
 
 @leaf
-def _forward(thread, threads, q, k, v, y, lse, keep, shape, strides, scale, factor, is_causal, scratch):
+def _forward(thread, threads, q, k, v, y, lse, keep, shape, strides, places, scale, factor, is_causal, scratch):
     batch, heads, groups, queries, keys, size = shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]
-    x, zeros, one = scratch[thread], np.int64(0), np.int64(1)
-    wide, vector = np.int64(panel_width(scratch)), np.int64(lanes(scratch))
-    width, length = (size + vector - 1) // vector * vector, (keys + wide - 1) // wide * wide
-    row, q_row, k_row, y_row = length + wide, strides[0, 2], strides[1, 2], strides[2, 2]
-    # where in the scratch memory what begins
-    k_columns = zeros + wide
-    v_rows = k_columns + length * width
-    strip = v_rows + length * width
-    scores = strip + ROWS * width
-    out = scores + ROWS * row
-    inverses = out + ROWS * width
+    width, length, row, q_row, k_row, y_row = shape[6], shape[7], shape[8], strides[0, 2], strides[1, 2], strides[2, 2]
+    zeros, k_columns, v_rows, strip, scores, out, inverses = (
+        places[0], places[1], places[2], places[3], places[4], places[5], places[6]
+    )  # fmt: skip
+    x, one, wide = scratch[thread], np.int64(1), np.int64(panel_width(scratch))
     clear(x, zeros, inverses)
     for i in range(batch * heads * thread // threads, batch * heads * (thread + 1) // threads):
         b, h = i // heads, i % heads
@@ -267,26 +272,16 @@ def _forward(thread, threads, q, k, v, y, lse, keep, shape, strides, scale, fact
 
 @leaf
 def _backward_heads(
-    thread, threads, dy, q, k, v, dq, dk, dv, lse, keep, shape, strides, scale, factor, is_causal, scratch
+    thread, threads, dy, q, k, v, dq, dk, dv, lse, keep, shape, strides, places, scale, factor, is_causal, scratch
 ):
     batch, heads, groups, queries, keys, size = shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]
-    x, zeros, one = scratch[thread], np.int64(0), np.int64(1)
-    wide, vector = np.int64(panel_width(scratch)), np.int64(lanes(scratch))
-    width, length = (size + vector - 1) // vector * vector, (keys + wide - 1) // wide * wide
-    row, q_row, k_row, y_row = length + wide, strides[0, 2], strides[1, 2], strides[2, 2]
+    width, length, row, q_row, k_row, y_row = shape[6], shape[7], shape[8], strides[0, 2], strides[1, 2], strides[2, 2]
+    zeros, k_columns, v_columns, k_rows, q_rows, dy_rows, p, ds, out, dk_rows, dv_rows, end = (
+        places[0], places[1], places[2], places[3], places[4], places[5],
+        places[6], places[7], places[8], places[9], places[10], places[11],
+    )  # fmt: skip
+    x, one, wide = scratch[thread], np.int64(1), np.int64(panel_width(scratch))
     shared, unit = heads // groups, scratch.dtype.type(1)
-    # where in the scratch memory what begins
-    k_columns = zeros + wide
-    v_columns = k_columns + length * width
-    k_rows = v_columns + length * width
-    q_rows = k_rows + length * width
-    dy_rows = q_rows + BLOCK * width
-    p = dy_rows + BLOCK * width
-    ds = p + BLOCK * row
-    out = ds + BLOCK * row
-    dk_rows = out + ROWS * width
-    dv_rows = dk_rows + (keys + ROWS) * width
-    end = dv_rows + (keys + ROWS) * width
     clear(x, zeros, end)
     for i in range(batch * groups * thread // threads, batch * groups * (thread + 1) // threads):
         b, g = i // groups, i % groups

@@ -204,6 +204,7 @@ def _lower_triangle(random):
     case(*_heads(4, 2, 3, 3, 2)),
     case(*_heads(2, 2, 7, 33, 8), is_causal=True),
     case(*_heads(2, 2, 33, 7, 8), is_causal=True),
+    case(*_heads(2, 1, 7, 97, 8)),
 )
 def attention(q, k, v, attn_mask=None, keep=None, dropout_p=0.0, is_causal=False, scale=None):
     if keep is None:

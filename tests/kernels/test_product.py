@@ -13,8 +13,9 @@ from tinygrad_llm.kernels.numba import vectors
 from tinygrad_llm.kernels.numba.product import product
 
 SIZES = [1, 3, 7, 33, 80, 97]
-SHAPES = [(m, k, n) for m in SIZES for k in (1, 33, 600) for n in SIZES]
-"""600 is more than one stretch of k; 33 and 97 columns end within a vector, 80 with a tile's second one."""
+SHAPES = [(m, k, n) for m in SIZES for k in (1, 33, 600) for n in SIZES] + [(300, 33, 7), (7, 33, 1700)]
+"""600 is more than one stretch of k, 300 rows and 1700 columns are more than a thread's strips and panels in the cache;
+33 and 97 columns end within a vector, 80 with a tile's second one."""
 
 
 def operands(m, k, n, dtype):

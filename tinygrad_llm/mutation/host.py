@@ -42,6 +42,7 @@ LEFT_OUT = {  # files, and why
 }
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 LOGITS = 512  # for `linear_cross_entropy` to hold at a time: few, so that small cases take several chunks
+SMALL = {"LOGITS": LOGITS, "DEPTH": 24, "PANELS": 1, "STRIPS": 2}  # and so for the blocks of Numba's product
 SECONDS = 20  # of the processor for a case: a mutant may not end
 
 
@@ -81,8 +82,7 @@ class Planted(kernels.KernelSet):
             module.__file__, module.__builtins__ = str(file), vars(builtins) | {"__import__": self._import}
             changed = self.changed.get(operation)
             exec(compile(changed, file, "exec") if changed else _code(file), vars(module))
-            if hasattr(module, "LOGITS"):
-                module.LOGITS = LOGITS
+            vars(module).update({name: value for name, value in SMALL.items() if hasattr(module, name)})
         return self.modules.get(operation)
 
     def operation(self, name: str):

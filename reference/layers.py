@@ -249,6 +249,7 @@ def attention_qkvpacked(qkv, n_head, keep=None, dropout_p=0.0):
     case(normal(1, 1), normal(3, 1), normal(3), normal(1, 3), None),
     case(normal(1033, 1), normal(1, 1), normal(1), normal(1, 1), None),
     case(normal(2, 3), normal(133, 3), normal(133), normal(1, 133), None),
+    case(normal(33, 3), normal(7, 3), normal(7), normal(3, 7), normal(3)),  # more rows than columns
 )
 def mlp(x, fc_weight, fc_bias, proj_weight, proj_bias, approximate="none"):
     h = F.gelu(F.linear(x, fc_weight, fc_bias), approximate=approximate)

@@ -133,17 +133,16 @@ def paste(x, x_row, y, y_row, rows, columns):
 
 @helper
 def add_strips(strips, depth, rows, sums):
-    """sums[i] += the sum of row i, of `rows` rows packed in strips."""
+    """sums[i] += the sum of row i, of `rows` rows packed in strips. A strip's rows are no more than a vector has."""
     for i in range(0, rows, ROWS):
-        for lane in range(0, min(ROWS, rows - i), lanes(strips)):
-            count = min(ROWS, rows - i) - lane
-            added = load_first(sums, i + lane, count)
-            for start in range(0, depth, SUMMED):
-                few = spread(sums, 0.0)
-                for k in range(start, min(start + SUMMED, depth)):
-                    few = few + load_first(strips, i * depth + k * ROWS + lane, count)
-                added = added + few
-            store_first(sums, i + lane, added, count)
+        count = min(ROWS, rows - i)
+        added = load_first(sums, i, count)
+        for start in range(0, depth, SUMMED):
+            few = spread(sums, 0.0)
+            for k in range(start, min(start + SUMMED, depth)):
+                few = few + load_first(strips, i * depth + k * ROWS, count)
+            added = added + few
+        store_first(sums, i, added, count)
 
 
 @leaf

@@ -40,10 +40,19 @@ def leaf(function):
     return run
 
 
+class Memory(np.ndarray):
+    """An array whose negative places are none, and not those before its end."""
+
+    def __setitem__(self, place, value):
+        if isinstance(place, int | np.integer) and place < 0:
+            raise IndexError(str(place))
+        super().__setitem__(place, value)
+
+
 def scratch(size, dtype):
     """Memory for each thread to work in, which is the same again and again."""
     if (size, dtype) not in SCRATCH:
-        SCRATCH[size, dtype] = np.empty((PARTS, size), dtype)
+        SCRATCH[size, dtype] = np.empty((PARTS, size), dtype).view(Memory)
     SCRATCH[size, dtype].fill(np.nan)
     return SCRATCH[size, dtype]
 

@@ -42,7 +42,7 @@ LEFT_OUT = {  # files, and why
 }
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 LOGITS = 512  # for `linear_cross_entropy` to hold at a time: few, so that small cases take several chunks
-SMALL = {"LOGITS": LOGITS, "DEPTH": 24, "PANELS": 2, "STRIPS": 2, "SUMMED": 7}  # and so for Numba's product
+SMALL = {"LOGITS": LOGITS, "DEPTH": 33, "PANELS": 2, "STRIPS": 2, "SUMMED": 7}  # and so for Numba's product
 SECONDS = 20  # of the processor for a case: a mutant may not end
 
 

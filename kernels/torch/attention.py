@@ -34,6 +34,7 @@ def flash_forward(q, k, v, is_causal, scale=None):
         raise Unsupported(f"{q.dtype} with heads of {width} numbers, {q.shape[2]} queries and {k.shape[2]} keys")
     repeats = q.shape[1] // k.shape[1]
     keys, values = (x.repeat_interleave(repeats, 1) if repeats > 1 else x for x in (k, v))
+    q, keys, values = map(rows_contiguous, (q, keys, values))
     if q.is_cuda:
         y, lse, *state, _ = aten._scaled_dot_product_flash_attention(q, keys, values, 0.0, is_causal, scale=scale)
     else:
@@ -42,8 +43,14 @@ def flash_forward(q, k, v, is_causal, scale=None):
     return y, (k, v, q, keys, values, y, lse, state, is_causal, scale)
 
 
+def rows_contiguous(x):
+    """x, whose rows PyTorch's kernels take to be contiguous without a look."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
 def flash_backward(dy, saved):
     k, v, *arrays, state, is_causal, scale = saved
+    dy = rows_contiguous(dy)
     if state:
         *lengths, seed, offset = state  # of the sequences; what dropout would have been drawn with
         options = *lengths, 0.0, is_causal, seed, offset

@@ -97,6 +97,18 @@ def test_what_pytorch_cannot_see_in_place_is_copied():
     assert tensor("mean") == "mean"
 
 
+def test_rows_of_attention_that_are_not_contiguous():
+    """PyTorch's own operator would read past them, and says nothing."""
+    q, k, v, dy = np.random.default_rng(0).normal(size=(4, 2, 3, 7, 33))
+    in_fortrans_order = [np.asfortranarray(x) for x in (q, k, v, dy)]
+    y, saved = attention.attention_forward(q, k, v)
+    other, others_saved = attention.attention_forward(*in_fortrans_order[:3])
+    np.testing.assert_array_equal(other, y)
+    found = attention.attention_backward(in_fortrans_order[3], others_saved)
+    for ours, expected in zip(found[:3], attention.attention_backward(dy, saved)[:3], strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-12)
+
+
 def test_pytorchs_autograd_records_nothing():
     @on_tensors
     def twice(x):

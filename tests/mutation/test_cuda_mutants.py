@@ -9,6 +9,7 @@ import pytest
 from tinygrad_llm.kernels.cuda.emulator import build
 from tinygrad_llm.kernels.cuda.launch import FOLDER
 from tinygrad_llm.mutation import argued, emulated
+from tinygrad_llm.mutation.apart import outcome
 from tinygrad_llm.mutation.cuda import VARIABLE, change, edits, schema
 
 SOURCE = """// y = 2 x + 1, of n numbers
@@ -31,7 +32,7 @@ def compute(source: str) -> np.ndarray:
 
 def forked(source: str, number: int, monkeypatch) -> str:
     monkeypatch.setenv(VARIABLE, str(number))
-    return emulated.outcome(lambda: repr(compute(source).tolist()), 60)
+    return outcome(lambda: repr(compute(source).tolist()), 60)
 
 
 def test_what_is_changed():
@@ -68,9 +69,9 @@ def test_what_must_be_known_to_the_compiler_is_apart():
 
 
 def test_a_mutant_may_crash_and_never_end_and_say_much():
-    assert emulated.outcome(lambda: os.kill(os.getpid(), signal.SIGKILL), 10) == "a crash"
-    assert emulated.outcome(lambda: exec("while True: pass"), 0.5) == "the clock"
-    assert emulated.outcome(lambda: "error\n" * 10**5, 5) == "error\n" * 10**5
+    assert outcome(lambda: os.kill(os.getpid(), signal.SIGKILL), 10) == "a crash"
+    assert outcome(lambda: exec("while True: pass"), 0.5) == "the clock"
+    assert outcome(lambda: "error\n" * 10**5, 5) == "error\n" * 10**5
 
 
 def test_every_mutant_of_a_small_kernel_is_seen():

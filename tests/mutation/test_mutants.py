@@ -62,7 +62,7 @@ def test_what_has_no_result_is_left_alone(line):
     assert changes(f"def f():\n    {line}\n") == []
 
 
-@pytest.mark.parametrize("kernel_set", ["numpy", "numba"])
+@pytest.mark.parametrize("kernel_set", ["numpy", "numba", "torch"])
 def test_every_mutant_is_a_program_of_its_own(kernel_set):
     for name in mutation.names(kernel_set):
         found = mutation.mutants(name, kernel_set)
@@ -88,6 +88,13 @@ def test_a_kernel_of_numbas_agrees_with_pytorch_when_interpreted(name):
     assert host.verdict("numba", file, file.read_text()) == "survived"
 
 
+@pytest.mark.parametrize("name", ["attention", "linear"])
+def test_a_kernel_of_pytorchs_agrees_with_it_in_a_process_of_its_own(name):
+    file = host.path("torch", name)
+    assert host.verdict("torch", file, file.read_text()) == "survived"
+    assert host.verdict("torch", file, "import os\n\nos.abort()\n") == "killed by a crash"
+
+
 def test_what_no_result_shows_is_an_error_when_interpreted():
     """Parts that overlap, and accesses outside."""
     file = host.path("numba", "swiglu")
@@ -109,7 +116,7 @@ def test_every_argument_is_of_a_mutant_that_there_is():
     """And of no other: who changes a line looks at its arguments again."""
     there = {
         (mutant.label, mutant.what)
-        for kernel_set in ("numpy", "numba")
+        for kernel_set in ("numpy", "numba", "torch")
         for name in mutation.names(kernel_set)
         for mutant in mutation.mutants(name, kernel_set)
     }

@@ -10,10 +10,8 @@ import contextlib
 import functools
 import itertools
 import json
-import multiprocessing
 import os
 import re
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +25,7 @@ from tinygrad_llm.kernels.cuda.emulator.build import CompileError
 from tinygrad_llm.kernels.cuda.emulator.build import check as check_compiler
 from tinygrad_llm.kernels.cuda.emulator.library import ORDERS
 from tinygrad_llm.kernels.cuda.launch import FOLDER, QUOTED_INCLUDE, instead, options, source
+from tinygrad_llm.mutation.apart import limited, outcome
 from tinygrad_llm.mutation.changes import Change
 from tinygrad_llm.mutation.cuda import VARIABLE, Edit, change, edits, schema
 from tinygrad_llm.mutation.host import quiet
@@ -42,14 +41,11 @@ TESTED = {  # which of them, and the files that they test
 }
 TESTED["norms"] |= {"rmsnorm.cu", "rotary.cu", "swiglu.cu"}
 QUICK = "not sanit and not race and not fault and not version and (bfloat16 or not float16) and not one_pass"
-QUICK += " and not says_so_once"  # in this process it has been said already
 ALL_DTYPES = ("float32", "bfloat16", "float16")
 DTYPES = {"attention.cu": ALL_DTYPES[:1], "attention_mma.cu": ALL_DTYPES[1:], "mma.cuh": ALL_DTYPES[1:]}
 SANITIZERS = "address", "thread", "memory"
 REFUSED = "refused"  # by the compiler: no mutant
 SECONDS = 3  # of the processor for a case, and under a sanitizer 20 times as many: it would take a tenth of that
-
-fork = multiprocessing.get_context("fork")
 
 
 def names() -> list[str]:
@@ -112,16 +108,6 @@ def wrong(name: str, each: Run, dtype: str, layout: Callable, threads: str) -> s
     except Exception as error:  # a mutant may do anything
         found = [f"{type(error).__name__}: {error}"]
     return next((f"{name}, case {each.case} in {dtype}: {text}" for text in found if text), "")
-
-
-@contextlib.contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """End the process if this block takes more of the processor's time. A kernel cannot be interrupted."""
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 @functools.cache
@@ -189,56 +175,29 @@ def verdicts(file: str, found: list[Edit], dtype: str, check: Callable[[], str])
         os.environ[VARIABLE] = "-1"
         for _ in range(2):  # at first all is compiled
             begin = time.perf_counter()
-            if fault := outcome(check, 1200):
+            if fault := outcome(check, 1200, reported):
                 raise UserError(f"{file} itself is wrong: {fault}")
         limit = 2 + 5 * (time.perf_counter() - begin)
         for number, edit in enumerate(together):
             os.environ[VARIABLE] = str(number)
-            said[edit] = outcome(check, limit)
+            said[edit] = outcome(check, limit, reported)
         del os.environ[VARIABLE]
     for edit in found:
         if edit.apart:
             with with_text(file, change(text, edit).source):
-                said[edit] = outcome(check, 60 + limit)
+                said[edit] = outcome(check, 60 + limit, reported)
     return list(said.values())
 
 
-def outcome(check: Callable[[], str], limit: float) -> str:
-    """What `check` returns in a process of its own, or how that process ended, as after so many seconds' work."""
-    receiver, sender = fork.Pipe(duplex=False)
-
-    def work():
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        with limited(limit):
-            sender.send(check())
-
-    process = fork.Process(target=work)
-    process.start()
-    sender.close()
-    said = "a crash"
-    with contextlib.suppress(EOFError):  # of a process that ends without a word
-        said = receiver.recv() if receiver.poll(20 * limit) else "the clock"  # which waits
-    process.join(0 if said == "the clock" else limit)
-    if process.is_alive():
-        process.kill()
-        process.join()
-        return "the clock"
-    if process.exitcode == -signal.SIGVTALRM:
-        return "the clock"
-    if reported(process.pid):
-        return f"the {os.environ['TINYGRAD_LLM_SANITIZER']} sanitizer"
-    return "a crash" if process.exitcode else said
-
-
-def reported(pid: int) -> bool:
-    """Whether the sanitizer under which this runs has reported something about this process's kernels."""
+def reported(pid: int) -> str:
+    """The sanitizer under which this runs, if it has reported something about this process's kernels; else ""."""
     place = re.search(r"log_path=([^:]+)", os.environ.get("ASAN_OPTIONS", ""))
     log = Path(f"{place[1]}.{pid}") if place else None
     if not log or not log.exists():
-        return False
+        return ""
     found = sanitize.parse(log.read_text())
     log.unlink()
-    return bool(found)
+    return f"the {os.environ['TINYGRAD_LLM_SANITIZER']} sanitizer" if found else ""
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ import numpy as np
 
 from tinygrad_llm import kernels, ops, verification
 from tinygrad_llm.devices import emulated
+from tinygrad_llm.mutation.apart import outcome
 from tinygrad_llm.mutation.interpreted import INSTEAD
 from tinygrad_llm.nn import LayerNorm, RMSNorm, add_norm
 from tinygrad_llm.tensor import Tensor
@@ -105,6 +106,26 @@ def _code(file: Path):
 
 def verdict(kernel_set: str, file: Path, source: str) -> str:
     """Which case notices that `file` has this text, or "survived".
+
+    PyTorch's kernels may crash: they are asked in a process of their own, on one thread, since no other comes along.
+    """
+    if kernel_set != "torch":
+        return noticed(kernel_set, file, source)
+    torch = importlib.import_module("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for operation in users(kernel_set)[file.stem]:
+        for dtype in ("float64", "float32"):
+            expected(operation, dtype)
+    try:
+        said = outcome(functools.partial(noticed, kernel_set, file, source), SECONDS)
+    finally:
+        torch.set_num_threads(before)
+    return said if said.startswith(("killed", "survived")) else f"killed by {said}"
+
+
+def noticed(kernel_set: str, file: Path, source: str) -> str:
+    """As `verdict`, in this process.
 
     In float64, then in float32, then with one input at a time that wants its gradient; then a page on a device's
     arrays, a kernel with places for its gradients and with the sum before a norm.

@@ -1,5 +1,5 @@
 """CUDA kernels of norms, activations, rotary embedding and sums, on the emulator: what the comparison with PyTorch of
-every operation does not show. Ladder, fused kernels, addresses and sizes off the beaten track, faults."""
+every operation does not show. Fused kernels, addresses and sizes off the beaten track, faults."""
 
 import contextlib
 import copy
@@ -237,32 +237,6 @@ def test_what_is_not_finite_shows_where_the_page_shows_it(name, value):
         inputs = inputs_of(name, 5, 13, "float32")
         inputs[spoiled].reshape(-1)[3] = value
         assert max(errors(ours(name, inputs, "float32"), exact(name, inputs, "float32"))) <= LIMITS["float32"], spoiled
-
-
-# The ladder
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("version", VERSIONS)
-def test_every_version_of_the_ladder_computes_the_same(version, dtype, monkeypatch):
-    with instead("layernorm.cu", FOLDER / version):
-        for rows, width, most in [(5, 33, 512), (150, 8, 512), (3, 1400, 64)]:
-            monkeypatch.setattr(layernorm, "MOST_THREADS", most)
-            for name in ("layernorm", "layernorm without bias"):
-                inputs = inputs_of(name, rows, width, dtype)
-                expected, results = exact(name, inputs, dtype), []
-                for each in ORDERS:
-                    with order(each):
-                        results.append(ours(name, inputs, dtype))
-                    assert max(errors(results[-1], expected)) <= LIMITS[dtype], (each, rows, width)
-                assert all(np.array_equal(a, b) for a, b in zip(results[0], results[2], strict=True) if a is not None)
-
-
-def test_the_last_version_adds_the_residual():
-    inputs = inputs_of("add_layernorm", 5, 33, "bfloat16")
-    with instead("layernorm.cu", FOLDER / VERSIONS[-1]):
-        results = ours("add_layernorm", inputs, "bfloat16")
-    assert max(errors(results, exact("add_layernorm", inputs, "bfloat16"))) <= LIMITS["bfloat16"]
 
 
 # The tape

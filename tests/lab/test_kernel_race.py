@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tinygrad_llm import UserError, devices, lab
-from tinygrad_llm.bench import ops
+from tinygrad_llm.bench import ops, ops_worker
 from tinygrad_llm.kernels.cuda.launch import FOLDER
 
 race = import_module("tinygrad_llm.lab.race")  # `lab.race` is the function
@@ -14,11 +14,11 @@ race = import_module("tinygrad_llm.lab.race")  # `lab.race` is the function
 
 def test_the_side_of_a_card_times_both_phases():
     with devices.emulated():
-        call = ops.cuda("gelu", [np.ones((7, 33), np.float32), "tanh"], [True, False])
+        call = ops_worker.cuda("gelu", [np.ones((7, 33), np.float32), "tanh"], [True, False])
         phases = call()
         assert call().keys() == phases.keys() == {"forward", "backward"}
         assert all(seconds > 0 for seconds, _ in phases.values())
-        assert ops.cuda("gelu", [np.ones(3, np.float32)], [False])().keys() == {"forward"}
+        assert ops_worker.cuda("gelu", [np.ones(3, np.float32)], [False])().keys() == {"forward"}
 
 
 def test_cuda_takes_part_where_there_is_a_card(monkeypatch):

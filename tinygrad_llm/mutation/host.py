@@ -42,8 +42,8 @@ LEFT_OUT = {  # files, and why
     "torch": {"adamw": "no operation"},
 }
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
-LOGITS = 512  # for `linear_cross_entropy` to hold at a time: few, so that small cases take several chunks
-SMALL = {"LOGITS": LOGITS, "DEPTH": 33, "PANELS": 2, "STRIPS": 2, "SUMMED": 7}  # and so for Numba's product
+SMALL = {"LOGITS": 512, "DEPTH": 33, "PANELS": 2, "STRIPS": 2, "SUMMED": 7}
+"""How much `linear_cross_entropy` and Numba's `product` do at a time: so little that small cases take several turns."""
 SECONDS = 20  # of the processor for a case: a mutant may not end
 
 
@@ -114,11 +114,11 @@ def verdict(kernel_set: str, file: Path, source: str) -> str:
     torch = importlib.import_module("torch")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    for operation in users(kernel_set)[file.stem]:
-        for dtype in ("float64", "float32"):
-            expected(operation, dtype)
     try:
-        said = outcome(functools.partial(noticed, kernel_set, file, source), SECONDS)
+        for operation in users(kernel_set)[file.stem]:
+            for dtype in ("float64", "float32"):
+                expected(operation, dtype)  # kept here for all processes
+        said = outcome(functools.partial(noticed, kernel_set, file, source), 10 * SECONDS)
     finally:
         torch.set_num_threads(before)
     return said if said.startswith(("killed", "survived")) else f"killed by {said}"
@@ -132,7 +132,8 @@ def noticed(kernel_set: str, file: Path, source: str) -> str:
     """
     planted, pages = Planted(kernel_set, file, source), kernel_set == "numpy"
     checks = [compared("float64"), compared("float32"), alone, *([on_device] if pages else [added, after_a_sum])]
-    fewer = mock.patch.object(importlib.import_module("tinygrad_llm.ops.linear_cross_entropy"), "LOGITS", LOGITS)
+    page = importlib.import_module("tinygrad_llm.ops.linear_cross_entropy")
+    fewer = mock.patch.object(page, "LOGITS", SMALL["LOGITS"])
     with kernels.use("numpy" if pages else planted), fewer, quiet():
         try:
             for check in checks:

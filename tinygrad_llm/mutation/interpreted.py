@@ -40,7 +40,7 @@ def leaf(function):
     return run
 
 
-class Memory(np.ndarray):
+class Bounded(np.ndarray):
     """An array whose negative places are none, and not those before its end."""
 
     def __setitem__(self, place, value):
@@ -52,7 +52,7 @@ class Memory(np.ndarray):
 def scratch(size, dtype):
     """Memory for each thread to work in, which is the same again and again."""
     if (size, dtype) not in SCRATCH:
-        SCRATCH[size, dtype] = np.empty((PARTS, size), dtype).view(Memory)
+        SCRATCH[size, dtype] = np.empty((PARTS, size), dtype).view(Bounded)
     SCRATCH[size, dtype].fill(np.nan)
     return SCRATCH[size, dtype]
 
